@@ -1,0 +1,126 @@
+"""Pictures and frames: reading them, and the only preprocessing outside the model.
+
+Pictures are (H, W, 3) bytes in BGR everywhere in edgeattn, as OpenCV has them; `prepare` alone turns them to RGB.
+Training's evaluation transform is `prepare` too, so that what was trained is what runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeattn._cv2 import cv2
+from edgeattn.errors import DataError, PictureError
+from edgeattn.spec import InputSpec
+
+Picture = NDArray[np.uint8]
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+"""Endings of picture files that are read."""
+HEIC_SUFFIXES = frozenset({".heic", ".heif"})
+
+
+def read_picture(path: str | Path) -> Picture:
+    """Read a picture as (H, W, 3) BGR bytes: upright by its EXIF turn, grey, CMYK, alpha and 16 bits reduced to that.
+
+    Transparent parts are shown on white.
+
+    Raises:
+        PictureError: the file is missing, empty, cut off, of another format, or HEIC.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()  # imread fails on non-ASCII paths on some systems
+    except OSError as error:
+        raise PictureError(f"{path}: cannot be read ({error.strerror})") from error
+    return decode_picture(data, str(path))
+
+
+def decode_picture(data: bytes, name: str) -> Picture:
+    """Decode a picture from its bytes, as `read_picture`; `name` is for the message.
+
+    Raises:
+        PictureError: the bytes are empty, cut off, of another format, or HEIC.
+    """
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc", b"ftypheim"):
+        raise PictureError(f"{name}: HEIC is not read; turn it into JPEG first, for example: heif-convert IN.heic OUT.jpg")
+    if _is_cut_off(data):
+        raise PictureError(f"{name}: the file is cut off; copy it again or delete it")
+    coded = np.frombuffer(data, np.uint8)
+    try:
+        picture = cv2.imdecode(coded, cv2.IMREAD_COLOR) if len(coded) else None
+        if picture is not None and data.startswith(b"\x89PNG") and data[25:26] in (b"\x04", b"\x06"):  # grey or RGB + alpha
+            picture = _on_white(cv2.imdecode(coded, cv2.IMREAD_UNCHANGED), picture)
+    except cv2.error as error:
+        raise PictureError(f"{name}: cannot be decoded ({str(error).strip().splitlines()[-1]})") from error
+    if picture is None:
+        raise PictureError(f"{name}: not a picture that can be read (JPEG, PNG, BMP, WebP, TIFF, PNM); convert or delete it")
+    return np.asarray(picture, np.uint8)
+
+
+def _on_white(unchanged: NDArray[np.generic], colour: Picture) -> Picture:
+    if unchanged.ndim != 3 or unchanged.shape[2] != 4 or unchanged.shape[:2] != colour.shape[:2]:
+        return colour
+    alpha = unchanged[..., 3:].astype(np.float32) / np.iinfo(unchanged.dtype).max
+    return np.rint(colour * alpha + 255.0 * (1.0 - alpha)).astype(np.uint8)
+
+
+def _is_cut_off(data: bytes) -> bool:
+    # OpenCV fills the missing part of a truncated JPEG with grey and says nothing to the caller.
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data[-64:]
+    if not data.startswith(b"\xff\xd8"):
+        return False
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:  # over the segments to the start of scan
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data.find(b"\xff\xd9", at) < 0
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """All picture files in `folder` and below, sorted; HEIC files are listed too, so that reading names them."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES | HEIC_SUFFIXES and not p.name.startswith("."))
+
+
+def crop_box(height: int, width: int, spec: InputSpec) -> tuple[int, int, int, int]:
+    """Central crop of the input's aspect ratio: (x, y, crop width, crop height) in pixels of the frame."""
+    scale = min(height / spec.height, width / spec.width) * spec.crop
+    crop_h, crop_w = max(1, round(spec.height * scale)), max(1, round(spec.width * scale))
+    return (width - crop_w) // 2, (height - crop_h) // 2, crop_w, crop_h
+
+
+def resize_crop(picture: Picture, spec: InputSpec) -> Picture:
+    """Crop the centre and resize: (H, W, 3) BGR bytes to (spec.height, spec.width, 3) BGR bytes.
+
+    Raises:
+        DataError: the picture is not (H, W, 3) bytes.
+    """
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise DataError(f"a frame must be (height, width, 3) bytes in BGR, not {picture.shape} {picture.dtype}")
+    x, y, w, h = crop_box(picture.shape[0], picture.shape[1], spec)
+    view = picture[y : y + h, x : x + w]
+    if (h, w) == (spec.height, spec.width):
+        return view
+    area = spec.interpolation == "area" or (spec.interpolation == "auto" and h > 2 * spec.height)
+    resized = cv2.resize(view, (spec.width, spec.height), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
+def to_input(cropped: Picture, spec: InputSpec) -> NDArray[np.generic]:
+    """Turn a picture of the input's own size into the model's input: (1, H, W, 3) RGB bytes or (1, 3, H, W) floats."""
+    rgb = cv2.cvtColor(np.ascontiguousarray(cropped), cv2.COLOR_BGR2RGB)
+    if spec.layout == "nhwc_u8":
+        return np.asarray(rgb[None], np.uint8)
+    normalised = (rgb.astype(np.float32) - np.float32(spec.mean)) / np.float32(spec.std)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
+
+
+def prepare(picture: Picture, spec: InputSpec) -> NDArray[np.generic]:
+    """Turn a frame, (H, W, 3) BGR bytes of any size, into the model's input (shape `spec.shape`).
+
+    Raises:
+        DataError: the picture is not (H, W, 3) bytes.
+    """
+    return to_input(resize_crop(picture, spec), spec)
