@@ -1,0 +1,33 @@
+"""What the verbs share: the console, JSON files and the way errors reach the user."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from edgeattn.errors import EdgeAttnError
+
+console = Console(highlight=False, soft_wrap=True)
+"""Standard output; plain text when it is no terminal."""
+
+
+def write_json(path: Path | None, payload: dict[str, Any]) -> None:
+    """Write `payload` to `path` in one step, so that a reader never sees half of it; None: do nothing.
+
+    Raises:
+        EdgeAttnError: the file cannot be written.
+    """
+    if path is None:
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(payload, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise EdgeAttnError(f"{path}: the report was not written ({error.strerror}); choose another --json path") from error
