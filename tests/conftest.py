@@ -1,0 +1,26 @@
+"""Fixtures for all tests, torch-free: real tiny bundles (see `tiny.py`)."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+
+from edgeattn.bundle import Bundle
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A float bundle for both engines: 32x32 in, labels red, green, blue, map `map_0` of 4x4, golden of 24."""
+    return tiny.bundle(tmp_path_factory.mktemp("bundles") / "tiny.edgeattn")
+
+
+@pytest.fixture(scope="session")
+def tiny_int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle with int8 artefacts for both engines as well."""
+    return tiny.bundle(tmp_path_factory.mktemp("bundles") / "tiny-int8.edgeattn", int8=tiny.int8_model())
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("EDGEATTN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
