@@ -14,7 +14,7 @@ _STAT = Path("/proc/stat")
 
 @dataclass(frozen=True)
 class Pressure:
-    """Two counters of the kernel at one moment; their difference says how disturbed the time between two readings was."""
+    """Two counters of the kernel; the difference of two readings says how disturbed the time between them was."""
 
     at_ns: int
     """When it was read."""
