@@ -1,14 +1,23 @@
-"""The contract of an engine: `infer` and `close`, and a record of what is executed."""
+"""The contract of an engine: `infer` and `close`, and a record of what is executed; and what all engines share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeattn.errors import EngineError
+from edgeattn.spec import InputSpec, Spec
+from edgeattn.timing.environment import usable_cores
+
 Array = NDArray[np.generic]
+
+MOST_THREADS = 4
+"""Most threads taken unasked: small nets gain little beyond, and capture, decoding and drawing want cores too."""
 
 
 class Engine(Protocol):
@@ -18,19 +27,85 @@ class Engine(Protocol):
     """`onnxruntime`, `openvino` or `fake`."""
     precision: str
     """Precision of the file: `float` or `int8`."""
-    executed_precision: str
-    """What the engine executes, as far as it says: `f32`, `bf16`, `int8+f32`, ..."""
     threads: int
     """Threads that compute one inference."""
     details: Mapping[str, Any]
     """Version, device and whatever else is worth a line in a report."""
 
+    @property
+    def executed_precision(self) -> str:
+        """What the engine executes, as far as it says: `f32`, `bf16`, `int8`, `int8+f32`, ...; found out when asked."""
+
     def infer(self, image: Array) -> dict[str, Array]:
-        """Run one batch of shape `spec.input.shape` and return the outputs by name.
+        """Run one batch of shape `spec.input.shape` and return the outputs by name; they are the caller's to keep.
 
         Raises:
-            EngineError: the input has another shape, or the engine failed.
+            EngineError: the input has another shape or type, the engine failed, or it is closed.
         """
 
     def close(self) -> None:
         """Free what the engine holds; a second call does nothing."""
+
+
+def default_threads() -> int:
+    """Physical cores that this process may use (affinity, container quota), at most `MOST_THREADS`."""
+    import psutil
+
+    return max(1, min(psutil.cpu_count(logical=False) or 1, usable_cores(), MOST_THREADS))
+
+
+def checked_threads(threads: int | None) -> int:
+    """The threads asked for, or the default.
+
+    Raises:
+        EngineError: fewer than one.
+    """
+    if threads is not None and threads < 1:
+        raise EngineError(f"{threads} threads cannot compute anything; ask for 1 or more")
+    return threads or default_threads()
+
+
+def wanted_outputs(spec: Spec, *, maps: bool) -> list[str]:
+    """Names of the outputs to compute: the task's, and those of the attention maps where asked for."""
+    return [spec.output, *(m.output for m in spec.maps if maps)]
+
+
+def check_outputs(file: Path, wanted: Collection[str], given: Collection[str]) -> None:
+    """Check that a file gives the outputs that its spec names.
+
+    Raises:
+        EngineError: one is missing.
+    """
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise EngineError(f"{file} gives no output '{missing[0]}' but {', '.join(given)}; export the bundle again")
+
+
+def check_image(image: Array, spec: InputSpec) -> None:
+    """Check an input against the spec.
+
+    Raises:
+        EngineError: another shape or type; names what was expected and what was given.
+    """
+    expected = np.dtype(np.uint8 if spec.layout == "nhwc_u8" else np.float32)
+    if image.shape != spec.shape or image.dtype != expected:
+        raise EngineError(
+            f"the input must be {spec.shape} {expected}, not {image.shape} {image.dtype}; prepare frames with "
+            "edgeattn.imaging.prepare(frame, spec.input)"
+        )
+
+
+def executed(counts: Mapping[str, int]) -> str:
+    """Name what ran from the number of computing nodes (convolutions, matrix products) per precision, int8 first."""
+    ran = sorted((name for name, count in counts.items() if count), key=lambda name: (name != "int8", name))
+    return "+".join(ran) or "unknown"
+
+
+def cache_dir() -> Path | None:
+    """Folder for what can be made again: `EDGEATTN_CACHE`, else `~/.cache/edgeattn`; None where none can be written."""
+    try:
+        folder = Path(os.environ.get("EDGEATTN_CACHE") or Path.home() / ".cache" / "edgeattn")
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: this user has no home
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None

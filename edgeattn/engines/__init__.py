@@ -1,0 +1,79 @@
+"""Engines that run artefacts: ONNX Runtime, OpenVINO and a fake; `open_engine` opens the right one for a box."""
+
+from __future__ import annotations
+
+from edgeattn.bundle import Bundle
+from edgeattn.engines.base import Array, Engine, default_threads
+from edgeattn.errors import NameNotFoundError
+from edgeattn.spec import Artefact
+
+__all__ = ["NAMES", "PRECISIONS", "Array", "Engine", "default_threads", "open_artefact", "open_engine"]
+
+NAMES = ("onnxruntime", "openvino")
+"""Engines that run artefacts."""
+PRECISIONS = ("float", "int8")
+"""Precisions of artefacts."""
+
+
+def open_engine(
+    bundle: Bundle,
+    *,
+    engine: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    maps: bool = False,
+) -> Engine:
+    """Open a bundle's artefact for an engine at a precision; what is not given is chosen by speed on this machine.
+
+    Args:
+        bundle: the model.
+        engine: `onnxruntime` or `openvino`.
+        precision: `float` or `int8`; asked for by name, an artefact whose gates did not pass is opened too.
+        threads: threads that compute one inference; None: the physical cores, at most four.
+        maps: give the attention maps among the outputs.
+
+    Raises:
+        NameNotFoundError: no engine or precision has that name.
+        BundleError: the bundle holds no such artefact.
+        EngineError: the engine cannot load the file, or no artefact can be trusted on this machine.
+    """
+    check_names(engine, precision)
+    if engine is None or precision is None:
+        from edgeattn.engines.choose import choose
+
+        choice = choose(bundle, engine=engine, precision=precision, threads=threads, maps=maps)
+        engine, precision = choice.engine, choice.precision
+    return open_artefact(bundle, bundle.artefact(engine, precision), threads=threads, maps=maps)
+
+
+def open_artefact(bundle: Bundle, artefact: Artefact, *, threads: int | None = None, maps: bool = False) -> Engine:
+    """Open one artefact with the engine that it was made for, on the device that it was made for.
+
+    Raises:
+        NameNotFoundError: no engine has the artefact's name.
+        EngineError: the engine cannot load the file.
+    """
+    check_names(artefact.engine, artefact.precision)
+    file = bundle.file(artefact)
+    if artefact.engine == "openvino":
+        from edgeattn.engines.openvino import OpenVinoEngine
+
+        device = artefact.target.upper()
+        return OpenVinoEngine(
+            file, bundle.spec, precision=artefact.precision, threads=threads, maps=maps, device=device
+        )
+    from edgeattn.engines.onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(file, bundle.spec, precision=artefact.precision, threads=threads, maps=maps)
+
+
+def check_names(engine: str | None, precision: str | None) -> None:
+    """Check the names of an engine and a precision where they are given.
+
+    Raises:
+        NameNotFoundError: unknown; lists the choices.
+    """
+    if engine is not None and engine not in NAMES:
+        raise NameNotFoundError("engine", engine, NAMES)
+    if precision is not None and precision not in PRECISIONS:
+        raise NameNotFoundError("precision", precision, PRECISIONS)

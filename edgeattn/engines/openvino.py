@@ -1,0 +1,164 @@
+"""OpenVINO, compiled for the latency of one stream."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeattn.engines.base import (
+    Array,
+    cache_dir,
+    check_image,
+    check_outputs,
+    checked_threads,
+    executed,
+    wanted_outputs,
+)
+from edgeattn.errors import EngineError
+from edgeattn.spec import Spec
+
+COMPUTING = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "ScaledDotProductAttention", "MHA"})
+"""Layer types of a compiled model that hold its multiplications."""
+
+
+class OpenVinoEngine:
+    """Runs an ONNX file or an OpenVINO IR with OpenVINO."""
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        file: Path,
+        spec: Spec,
+        *,
+        precision: str = "float",
+        threads: int | None = None,
+        maps: bool = False,
+        device: str = "CPU",
+        hint: str = "f32",
+    ) -> None:
+        """Compile `file`.
+
+        Args:
+            file: `.onnx`, or `.xml` with its `.bin` beside it.
+            spec: the model's contract.
+            precision: the file's precision, for the record.
+            threads: threads that compute one inference; None: `base.default_threads`.
+            maps: give the attention maps too; otherwise they are cut off the graph before it is compiled.
+            device: OpenVINO's name of the device.
+            hint: precision of what is not int8: `f32`, `bf16` or `f16`; never left to OpenVINO, which takes bf16
+                unasked where the processor has it.
+
+        Raises:
+            EngineError: OpenVINO is not installed, the device is not there, the file cannot be compiled or does not fit
+                the spec.
+        """
+        try:
+            import openvino
+        except ImportError as error:
+            raise EngineError(f"openvino cannot be imported ({error}); pip install openvino") from error
+        self.precision, self.threads = precision, checked_threads(threads)
+        self._file, self._input = file, spec.input
+        self._outputs = wanted_outputs(spec, maps=maps)
+        core = openvino.Core()
+        _check_device(core, device)
+        try:
+            model = core.read_model(file)
+            check_outputs(file, self._outputs, [output.any_name for output in model.outputs])
+            for result, output in zip(model.get_results(), model.outputs, strict=True):
+                if output.any_name not in self._outputs:
+                    model.remove_result(result)
+            self._compiled: Any = _compile(core, model, device, self._properties(device, hint))
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(f"{file}: openvino {_version()} cannot compile it ({_line(error)})") from error
+        if [given.any_name for given in self._compiled.inputs] != [spec.input.name]:
+            raise EngineError(f"{file} does not take '{spec.input.name}' as its one input; export the bundle again")
+        self._request: Any = self._compiled.create_infer_request()
+        self._executed = ""
+        self.details: Mapping[str, Any] = {
+            "version": _version(),
+            "device": device,
+            "precision_hint": hint,
+            "file": file.name,
+        }
+
+    def infer(self, image: Array) -> dict[str, Array]:
+        """Run one batch; see `base.Engine.infer`."""
+        check_image(image, self._input)
+        if self._request is None:
+            raise EngineError(f"{self._file}: the engine was closed; open it again")
+        try:
+            self._request.infer({0: image}, share_inputs=True)
+            # Copied: the request's own memory is written again by the next call.
+            return {name: np.array(self._request.get_tensor(name).data) for name in self._outputs}
+        except Exception as error:
+            raise EngineError(f"{self._file}: openvino failed to run it ({_line(error)})") from error
+
+    def close(self) -> None:
+        """Free the compiled model."""
+        if self._compiled is not None:
+            self._executed = self.executed_precision  # so that it can be told afterwards
+        self._request = self._compiled = None
+
+    @property
+    def executed_precision(self) -> str:
+        """As in `int8`, `f32`, `bf16`, `int8+f32`, by the computing layers of the compiled model."""
+        if not self._executed:
+            self._executed = executed(_computing_layers(self._compiled))
+        return self._executed
+
+    def _properties(self, device: str, hint: str) -> dict[str, Any]:
+        properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        if device == "CPU":
+            properties |= {
+                "NUM_STREAMS": 1,
+                "INFERENCE_NUM_THREADS": self.threads,
+                "ENABLE_CPU_PINNING": False,  # pinned threads fight with capture and drawing for the same cores
+            }
+        return properties
+
+
+def _check_device(core: Any, device: str) -> None:
+    held = list(core.available_devices)
+    if not any(device == name or name.startswith(f"{device}.") for name in held):
+        seen = ", ".join(held) or "none"
+        raise EngineError(f"device '{device}' is not on this machine; OpenVINO sees: {seen} (is its driver installed?)")
+
+
+def _compile(core: Any, model: Any, device: str, properties: dict[str, Any]) -> Any:
+    folder = cache_dir()
+    if folder:
+        try:
+            return core.compile_model(model, device, properties | {"CACHE_DIR": str(folder / "openvino")})
+        except RuntimeError:  # a full disk or a spoilt cache is no reason not to run
+            pass
+    return core.compile_model(model, device, properties)
+
+
+def _computing_layers(compiled: Any) -> dict[str, int]:
+    counts: collections.Counter[str] = collections.Counter()
+    for layer in compiled.get_runtime_model().get_ordered_ops():
+        info = layer.get_rt_info()
+        if "layerType" in info and info["layerType"].astype(str) in COMPUTING:
+            precision = info["runtimePrecision"].astype(str)
+            counts["int8" if precision in {"u8", "i8"} else precision] += 1
+    return dict(counts)
+
+
+def _version() -> str:
+    import openvino
+
+    return str(openvino.__version__).partition("-")[0]
+
+
+def _line(error: Exception) -> str:
+    """The telling line of OpenVINO's message, which begins with the places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (telling or lines or [type(error).__name__])[0]
