@@ -1,0 +1,1 @@
+"""Metrics without torch, and the tests that say whether a difference is one."""
