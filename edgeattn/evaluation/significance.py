@@ -209,7 +209,7 @@ def paired_interval(differences: NDArray[Any], confidence: float = 0.95) -> tupl
 
 
 def student_t(probability: float, freedom: int) -> float:
-    """Quantile of Student's t at a probability of 0.5 or more, by bisection of its distribution; beyond 10,000 degrees the normal one."""
+    """Quantile of Student's t at a probability of 0.5 or more; beyond 10,000 degrees of freedom the normal one."""
     if freedom > 10_000:
         return NormalDist().inv_cdf(probability)
     high = 1.0
