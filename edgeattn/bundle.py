@@ -217,11 +217,22 @@ def write(bundle: Bundle, files: Mapping[str, Path | bytes]) -> Bundle:
     return load(bundle.path)
 
 
-def extend(bundle: Bundle, artefacts: tuple[Artefact, ...], files: Mapping[str, Path | bytes], **provenance: Any) -> Bundle:
-    """Add artefacts to a bundle (those for the same engine, target and precision are replaced), in one swap."""
+def extend(
+    bundle: Bundle,
+    artefacts: tuple[Artefact, ...],
+    files: Mapping[str, Path | bytes],
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    path: Path | None = None,
+) -> Bundle:
+    """Add artefacts to a bundle (those for the same engine, target and precision are replaced), in one swap.
+
+    With `path` the result is written there and the bundle stays as it is.
+    """
     made = {(a.engine, a.target, a.precision) for a in artefacts}
     kept = tuple(a for a in bundle.artefacts if (a.engine, a.target, a.precision) not in made)
     orphans = {a.file for a in bundle.artefacts} - {a.file for a in kept} - {a.file for a in artefacts}
     carried: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.sha256 if name not in orphans}
-    merged = {**bundle.provenance, **provenance}
-    return write(replace(bundle, artefacts=kept + artefacts, provenance=merged), {**carried, **files})
+    merged = {**bundle.provenance, **(provenance or {})}
+    grown = replace(bundle, path=path or bundle.path, artefacts=kept + artefacts, provenance=merged)
+    return write(grown, {**carried, **files})

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgeattn.errors import NameNotFoundError
 from edgeattn.nn.attention import attend, build_attention
+from edgeattn.nn.layers import ConvNorm, fold
 
 
 @dataclass(frozen=True)
@@ -32,22 +33,6 @@ SIZES = {
     "nano": Size((32, 64, 128, 256), (2, 2, 6, 2)),
     "pico": Size((16, 32, 64, 128), (2, 2, 6, 2)),
 }
-
-
-class ConvNorm(nn.Sequential):
-    """Convolution without bias, then BatchNorm."""
-
-    def __init__(self, channels: int, out: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(
-            nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(out)
-        )
-
-    def folded(self) -> nn.Conv2d:
-        """The same as one convolution with a bias, for evaluation."""
-        conv, norm = self[0], self[1]
-        assert isinstance(conv, nn.Conv2d)
-        assert isinstance(norm, nn.BatchNorm2d)
-        return torch.nn.utils.fusion.fuse_conv_bn_eval(conv.eval(), norm.eval())
 
 
 class Block(nn.Module):
@@ -148,12 +133,4 @@ class EdgeMeta(nn.Module):
         """Fold every BatchNorm and shortcut that can be folded exactly, in place; the model must be in eval mode."""
         for _, block in self.blocks():
             block.deploy()
-        _fold(self)
-
-
-def _fold(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, ConvNorm):
-            setattr(module, name, child.folded())
-        else:
-            _fold(child)
+        fold(self)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edgeattn.errors import SpecError
 from edgeattn.nn.attention._parts import squeezed_width
+from edgeattn.nn.layers import global_max, global_mean
 
 
 class CBAM(nn.Module):
@@ -24,8 +25,6 @@ class CBAM(nn.Module):
         if kernel_size % 2 == 0:
             raise SpecError(f"cbam: kernel_size={kernel_size} must be odd; the nearest are {kernel_size - 1} and {kernel_size + 1}")
         width = squeezed_width(channels, reduction)
-        self.avg_pool = nn.AdaptiveAvgPool2d(1)
-        self.max_pool = nn.AdaptiveMaxPool2d(1)
         self.mlp = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(), nn.Conv2d(width, channels, 1))
         self.spatial = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2)
 
@@ -35,7 +34,7 @@ class CBAM(nn.Module):
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Give the output and the map (B, H, W)."""
-        gate_BC11 = (self.mlp(self.avg_pool(x_BCHW)) + self.mlp(self.max_pool(x_BCHW))).sigmoid()
+        gate_BC11 = (self.mlp(global_mean(x_BCHW)) + self.mlp(global_max(x_BCHW))).sigmoid()
         u_BCHW = x_BCHW * gate_BC11
         squeezed_B2HW = torch.cat([u_BCHW.mean(1, keepdim=True), u_BCHW.amax(1, keepdim=True)], dim=1)
         gate_B1HW = self.spatial(squeezed_B2HW).sigmoid()

@@ -4,16 +4,19 @@ Paper: Coordinate Attention for Efficient Mobile Network Design (Hou et al. 2021
     z_h = mean over W of x (C x H), z_w = mean over H of x (C x W)
     f = hswish(BN(W1 [z_h; z_w])), split again into f_h, f_w
     y = x * s(F_h f_h) * s(F_w f_w)
-Deviations: the squeeze is a multiple of 8 and at least 8. W1, BN and the activation are applied to each of the two without
-joining them first: the same numbers, since all three act on every position alone, and no concat or split in the graph.
+Deviations: the squeeze is a multiple of 8 and at least 8. In evaluation W1, BN and the activation are applied to each of the
+two without joining them first: the same numbers, since all three then act on every position alone, and no concat or split in
+the graph.
 Map: mean over channels of the gate s(F_h f_h) * s(F_w f_w).
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from edgeattn.nn.attention._parts import squeezed_width
+from edgeattn.nn.layers import ConvNorm
 
 
 class CoordinateAttention(nn.Module):
@@ -22,8 +25,7 @@ class CoordinateAttention(nn.Module):
     def __init__(self, channels: int, *, reduction: int = 32) -> None:
         super().__init__()
         width = squeezed_width(channels, reduction)
-        self.reduce = nn.Conv2d(channels, width, 1, bias=False)
-        self.norm = nn.BatchNorm2d(width)
+        self.reduce: nn.Module = ConvNorm(channels, width, 1)
         self.act = nn.Hardswish()
         self.gate_h = nn.Conv2d(width, channels, 1)
         self.gate_w = nn.Conv2d(width, channels, 1)
@@ -40,6 +42,12 @@ class CoordinateAttention(nn.Module):
         return x_BCHW * h_BCH1 * w_BC1W, map_BHW
 
     def _gates(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        h_BRH1 = self.act(self.norm(self.reduce(x_BCHW.mean(3, keepdim=True))))
-        w_BR1W = self.act(self.norm(self.reduce(x_BCHW.mean(2, keepdim=True))))
-        return self.gate_h(h_BRH1).sigmoid(), self.gate_w(w_BR1W).sigmoid()
+        h_BCH1, w_BC1W = x_BCHW.mean(3, keepdim=True), x_BCHW.mean(2, keepdim=True)
+        if self.training:
+            joined_BCL1 = torch.cat([h_BCH1, w_BC1W.transpose(2, 3)], dim=2)
+            f_BRL1 = self.act(self.reduce(joined_BCL1))
+            f_h_BRH1, f_w_BRW1 = f_BRL1.split([x_BCHW.shape[2], x_BCHW.shape[3]], dim=2)
+            f_w_BR1W = f_w_BRW1.transpose(2, 3)
+        else:
+            f_h_BRH1, f_w_BR1W = self.act(self.reduce(h_BCH1)), self.act(self.reduce(w_BC1W))
+        return self.gate_h(f_h_BRH1).sigmoid(), self.gate_w(f_w_BR1W).sigmoid()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeattn.nn.attention._parts import energy
+from edgeattn.nn.layers import global_mean
 
 
 class EfficientChannelAttention(nn.Module):
@@ -24,12 +25,11 @@ class EfficientChannelAttention(nn.Module):
         super().__init__()
         nearest = int(abs(math.log2(channels) + b) / gamma)
         kernel = max(3, nearest if nearest % 2 else nearest + 1)
-        self.pool = nn.AdaptiveAvgPool2d(1)
         self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Weigh the channels."""
-        pooled_B1C = self.pool(x_BCHW).flatten(1).unsqueeze(1)
+        pooled_B1C = global_mean(x_BCHW).flatten(1).unsqueeze(1)
         gate_BC11 = self.conv(pooled_B1C).sigmoid().squeeze(1)[..., None, None]
         return x_BCHW * gate_BC11
 
@@ -53,7 +53,6 @@ class _Banded(nn.Module):
                 column = row + tap - half
                 if 0 <= column < channels:
                     band_CC[row, column] = weight
-        self.pool = nn.AdaptiveAvgPool2d(1)
         self.mix = nn.Conv2d(channels, channels, 1)
         with torch.no_grad():
             self.mix.weight.copy_(band_CC[..., None, None])
@@ -61,7 +60,7 @@ class _Banded(nn.Module):
             self.mix.bias.zero_()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return x_BCHW * self.mix(self.pool(x_BCHW)).sigmoid()
+        return x_BCHW * self.mix(global_mean(x_BCHW)).sigmoid()
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         y_BCHW = self(x_BCHW)

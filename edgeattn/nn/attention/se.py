@@ -12,6 +12,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from edgeattn.nn.attention._parts import energy, squeezed_width
+from edgeattn.nn.layers import global_mean
 
 
 class SqueezeExcitation(nn.Module):
@@ -20,13 +21,12 @@ class SqueezeExcitation(nn.Module):
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
         super().__init__()
         width = squeezed_width(channels, reduction)
-        self.pool = nn.AdaptiveAvgPool2d(1)
         self.reduce = nn.Conv2d(channels, width, 1)
         self.expand = nn.Conv2d(width, channels, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Weigh the channels."""
-        gate_BC11 = self.expand(self.reduce(self.pool(x_BCHW)).relu()).sigmoid()
+        gate_BC11 = self.expand(self.reduce(global_mean(x_BCHW)).relu()).sigmoid()
         return x_BCHW * gate_BC11
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
