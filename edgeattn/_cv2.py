@@ -10,7 +10,9 @@ import os
 
 from edgeattn.errors import ExtraMissingError
 
-os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # a stream that is away is our message, not fifty lines of FFmpeg
+# A stream that is away is our message, in one line, not fifty of OpenCV's and FFmpeg's (-8 is FFmpeg's "quiet").
+os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 WHEELS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 
