@@ -1,0 +1,364 @@
+"""Did anything break? Every artefact of a bundle, the saved file through its engine, against the float one.
+
+Gates that an artefact meets, each ending passed, failed or cannot tell:
+    load    it opens on this machine (recorded when it does not)
+    finite  its outputs are numbers (recorded when they are not)
+    golden  float: its outputs differ from the maker's by at most `GOLDEN_DIFFERENCE` of their range;
+            int8, where there are no other pictures: it gives the maker's answer on most golden inputs
+    loss    int8, labelled pictures: it loses at most so much top-1 (a paired test, see `significance.loss_gate`)
+    flips   int8, pictures without labels: its answer is another one on at most so many
+    maps    int8: its attention lies where float's does; the bound is relative to how far maps of two pictures are apart
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeattn import maps as attention
+from edgeattn.bundle import Bundle
+from edgeattn.engines import NAMES, PRECISIONS, check_names, open_artefact
+from edgeattn.engines.base import Array, Engine
+from edgeattn.errors import BundleError, DataError, EngineError
+from edgeattn.evaluation import significance
+from edgeattn.evaluation.significance import Gate, Verdict
+from edgeattn.imaging import Picture, prepare
+from edgeattn.spec import Artefact, Spec, to_json
+from edgeattn.tasks import decode
+from edgeattn.timing import NS_PER_MS, Clock, monotonic_ns
+
+SCHEMA = "edgeattn.verify/1"
+
+MAX_LOSS = 0.01
+"""Greatest loss of top-1 against float that passes."""
+MAX_FLIPS = 0.05
+"""Greatest share of pictures without labels on which int8 may answer otherwise than float."""
+MAX_GOLDEN_FLIPS = 0.1
+"""The same for golden inputs, which are few."""
+MAX_MAP_JS = 0.25
+"""Greatest divergence between float and int8 maps, as a fraction of that between maps of different pictures."""
+GOLDEN_DIFFERENCE = 1e-3
+"""Greatest difference from the maker's float outputs, as a fraction of their range; processors round differently."""
+MAP_PICTURES = 500
+"""Pictures on which maps are compared; a median needs no more."""
+LEAST_DIVERGENCE = 1e-4
+"""Maps of different pictures that diverge by fewer bits are all alike; smaller differences from them are rounding."""
+BROKEN = -2
+"""The answer of an artefact whose outputs are not finite; never right."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured on one artefact."""
+
+    engine: str
+    """Its engine."""
+    precision: str
+    """Precision of its file: `float` or `int8`."""
+    executed_precision: str = "nothing"
+    """What the engine executed."""
+    threads: int = 0
+    """Threads that computed one inference."""
+    n: int = 0
+    """Pictures."""
+    top1: float | None = None
+    """Share of right answers; None: no labels."""
+    agreement: float | None = None
+    """Share of pictures on which it answers as the float reference; without pictures, as the maker on golden inputs."""
+    map_js: float | None = None
+    """Median divergence of its maps from float's, as a fraction of that between different pictures; None: no maps."""
+    map_rank: float | None = None
+    """Median rank correlation of its maps with float's; None: no maps."""
+    latency_ms: float | None = None
+    """Median time of one inference with maps, all artefacts in turns."""
+    flips: tuple[int, ...] = ()
+    """Places, in the data, of the pictures that it answers otherwise than the float reference."""
+    gates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Gates by name: figures and `verdict`."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of its gates."""
+        return significance.worst([gate["verdict"] for gate in self.gates.values()])
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured on a bundle."""
+
+    bundle: str
+    """The bundle's folder."""
+    digest: str
+    """The bundle's digest."""
+    n: int
+    """Pictures."""
+    results: tuple[Result, ...]
+    """One an artefact."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of its results."""
+        return significance.worst([result.verdict for result in self.results])
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as other programs read it."""
+        rows = [to_json(result) | {"verdict": result.verdict} for result in self.results]
+        head = {"schema": SCHEMA, "bundle": self.bundle, "digest": self.digest, "n": self.n, "verdict": self.verdict}
+        return head | {"results": rows}
+
+
+def gates(result: Result) -> dict[str, dict[str, Any]]:
+    """A result's gates as plain values, for an artefact of bundle.json."""
+    return {name: dict(gate) for name, gate in result.gates.items()}
+
+
+def verify(
+    bundle: Bundle,
+    data: Iterable[tuple[Picture, int | None]] | None = None,
+    *,
+    engines: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    threads: int | None = None,
+    max_loss: float = MAX_LOSS,
+    max_flips: float = MAX_FLIPS,
+    max_map_js: float = MAX_MAP_JS,
+    clock: Clock = monotonic_ns,
+) -> Report:
+    """Measure a bundle's artefacts, all in turns on each picture.
+
+    Args:
+        bundle: the model.
+        data: pictures, (H, W, 3) BGR bytes, each with its label's index (-1: none of the labels; None on all: not
+            labelled), in mixed order; None: check the golden inputs alone.
+        engines: measure these engines only.
+        precisions: measure these precisions only (float is run beside them, as the reference).
+        threads: threads that compute one inference; None: the default.
+        max_loss: greatest loss of top-1 that passes.
+        max_flips: greatest share of changed answers that passes, on pictures without labels.
+        max_map_js: greatest relative divergence of the attention maps that passes.
+        clock: gives nanoseconds.
+
+    Raises:
+        BundleError: the bundle holds no such artefact, or no float one that opens.
+        EngineError: an engine failed while it ran.
+        DataError: no pictures, or labels that do not fit.
+    """
+    bounds = _Bounds(max_loss, max_flips, max_map_js)
+    with contextlib.ExitStack() as stack:
+        runs = [_open(bundle, artefact, threads, stack) for artefact in _chosen(bundle, engines, precisions)]
+        reference = _reference(bundle, runs, threads, stack)
+        order = [reference, *(run for run in runs if run.engine and run is not reference)]
+        seen = _Seen() if data is None else _measure(bundle.spec, data, order, clock)
+        results = tuple(_result(bundle, run, reference, seen, bounds) for run in runs)
+    return Report(str(bundle.path), bundle.digest(), len(seen.labels), results)
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    loss: float
+    flips: float
+    map_js: float
+
+
+@dataclass
+class _Seen:
+    """The pictures, while they are measured."""
+
+    labels: list[int | None] = field(default_factory=list)
+    """What is on them."""
+    apart: dict[str, list[float]] = field(default_factory=dict)
+    """Per map: divergences, in bits, between the reference's maps of one picture and of the next."""
+
+    def truth(self) -> NDArray[np.int64] | None:
+        """The labels; None where the pictures have none."""
+        known = [label for label in self.labels if label is not None]
+        return np.array(known) if known else None
+
+
+@dataclass
+class _Run:
+    """An artefact, while it is measured."""
+
+    artefact: Artefact
+    engine: Engine | None = None
+    failure: str = ""
+    """Why it does not open."""
+    answers: list[int] = field(default_factory=list)
+    times_ms: list[float] = field(default_factory=list)
+    divergences: dict[str, list[float]] = field(default_factory=dict)
+    """Per map: divergences, in bits, from the reference's."""
+    ranks: dict[str, list[float]] = field(default_factory=dict)
+    """Per map: rank correlations with the reference's."""
+
+
+def _chosen(bundle: Bundle, engines: Sequence[str] | None, precisions: Sequence[str] | None) -> list[Artefact]:
+    for engine in engines or ():
+        check_names(engine, None)
+    for precision in precisions or ():
+        check_names(None, precision)
+    held = [a for a in bundle.artefacts if a.target == "cpu"]
+    chosen = [a for a in held if a.engine in (engines or NAMES) and a.precision in (precisions or PRECISIONS)]
+    if not chosen:
+        asked = " ".join([*(engines or ()), *(precisions or ())]) or "artefact for a processor"
+        names = ", ".join(f"{a.engine} {a.precision}" for a in held) or "none"
+        raise BundleError(f"{bundle.path} holds no {asked}; it holds: {names}")
+    return chosen
+
+
+def _open(bundle: Bundle, artefact: Artefact, threads: int | None, stack: contextlib.ExitStack) -> _Run:
+    try:
+        engine = open_artefact(bundle, artefact, threads=threads, maps=True)
+    except EngineError as error:
+        return _Run(artefact, failure=str(error))
+    stack.callback(engine.close)
+    return _Run(artefact, engine)
+
+
+def _reference(bundle: Bundle, runs: Sequence[_Run], threads: int | None, stack: contextlib.ExitStack) -> _Run:
+    """The float artefact that the others are compared with: ONNX Runtime's, else another that opens."""
+    floats = [a for a in bundle.artefacts if a.target == "cpu" and a.precision == "float"]
+    failures = []
+    for artefact in sorted(floats, key=lambda a: a.engine != "onnxruntime"):
+        run = next((r for r in runs if r.artefact is artefact), None) or _open(bundle, artefact, threads, stack)
+        if run.engine:
+            return run
+        failures.append(run.failure)
+    why = "; ".join(failures) or "it holds none; make it with: edgeattn export"
+    raise BundleError(f"{bundle.path}: no float artefact to compare with ({why})")
+
+
+def _measure(spec: Spec, data: Iterable[tuple[Picture, int | None]], order: Sequence[_Run], clock: Clock) -> _Seen:
+    """Run all (the reference first in `order`) on every picture."""
+    seen = _Seen()
+    names = [m.output for m in spec.maps]
+    previous: Mapping[str, Array] = {}
+    for i, (picture, label) in enumerate(data):
+        _check_label(label, i, seen, spec)
+        seen.labels.append(label)
+        image = prepare(picture, spec.input)
+        outputs: list[dict[str, Array]] = [{} for _ in order]
+        for turn in range(len(order)):
+            place = (turn + i) % len(order)  # who is first changes: the first finds the caches cold
+            outputs[place] = _infer(order[place], image, spec, clock)
+        if i < MAP_PICTURES:
+            for name in names:
+                if previous:
+                    _note(seen.apart, name, attention.js_divergence(outputs[0][name], previous[name]))
+                for run, own in zip(order, outputs, strict=True):
+                    _note(run.divergences, name, attention.js_divergence(own[name], outputs[0][name]))
+                    _note(run.ranks, name, attention.rank_correlation(own[name], outputs[0][name]))
+            previous = outputs[0]
+    if not seen.labels:
+        raise DataError("there are no pictures to verify on; give a folder that holds some")
+    return seen
+
+
+def _note(series: dict[str, list[float]], name: str, figure: NDArray[np.float64]) -> None:
+    series.setdefault(name, []).append(figure.item())
+
+
+def _infer(run: _Run, image: Array, spec: Spec, clock: Clock) -> dict[str, Array]:
+    assert run.engine
+    before = clock()
+    outputs = run.engine.infer(image)
+    run.times_ms.append((clock() - before) / NS_PER_MS)
+    finite = all(np.isfinite(value).all() for value in outputs.values())
+    run.answers.append(decode(outputs, spec).index if finite else BROKEN)
+    return outputs
+
+
+def _check_label(label: int | None, i: int, seen: _Seen, spec: Spec) -> None:
+    if seen.labels and (label is None) != (seen.labels[0] is None):
+        raise DataError(
+            f"picture {i} is {'not ' if label is None else ''}labelled unlike those before; label all or none"
+        )
+    if label is not None and not (0 <= label < len(spec.labels) or (label == -1 and spec.rejection)):
+        raise DataError(f"picture {i} has label {label}; the bundle knows 0 to {len(spec.labels) - 1}")
+
+
+def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bounds) -> Result:
+    artefact, engine, n = run.artefact, run.engine, len(seen.labels)
+    if engine is None:
+        failed = {"load": {"verdict": "failed", "reason": run.failure}}
+        return Result(artefact.engine, artefact.precision, n=n, gates=failed)
+    golden = _golden_gate(bundle, run)
+    truth, answers, expected = seen.truth(), np.array(run.answers), np.array(reference.answers)
+    flips = tuple(int(i) for i in np.flatnonzero(answers != expected))
+    drift, ranks = _map_drift(run, seen), [*itertools.chain(*run.ranks.values())]
+    judged: dict[str, Any] = {}
+    if BROKEN in run.answers:
+        judged["finite"] = {"verdict": "failed", "pictures": run.answers.count(BROKEN)}
+    if golden and (artefact.precision == "float" or not n):
+        judged["golden"] = golden
+    elif truth is not None and run is not reference:
+        judged["loss"] = _plain(significance.loss_gate(expected == truth, answers == truth, bounds.loss))
+    elif n and run is not reference:
+        judged["flips"] = _plain(significance.proportion_gate(len(flips), n, bounds.flips))
+    if artefact.precision == "int8" and len(drift):
+        judged["maps"] = _plain(significance.median_gate(drift, bounds.map_js))
+    return Result(
+        artefact.engine,
+        artefact.precision,
+        executed_precision=engine.executed_precision,
+        threads=engine.threads,
+        n=n,
+        top1=float(np.mean(answers == truth)) if truth is not None else None,
+        agreement=1 - len(flips) / n if n else golden.get("agreement"),
+        map_js=statistics.median(drift) if len(drift) else None,
+        map_rank=statistics.median(ranks) if ranks else None,
+        latency_ms=statistics.median(run.times_ms) if n else None,
+        flips=flips,
+        gates=judged,
+    )
+
+
+def _map_drift(run: _Run, seen: _Seen) -> NDArray[np.float64]:
+    """Per picture: how far its maps are from the reference's, relative to how far maps of two pictures are apart.
+
+    The median over the blocks; empty without maps, without a second picture, and for the reference itself.
+    """
+    if not run.divergences or not seen.apart:
+        return np.empty(0)
+    relative = [
+        np.array(run.divergences[name]) / max(statistics.median(apart), LEAST_DIVERGENCE)
+        for name, apart in seen.apart.items()
+    ]
+    return np.asarray(np.median(relative, axis=0), np.float64)
+
+
+def _golden_gate(bundle: Bundle, run: _Run) -> dict[str, Any]:
+    """Compare with the maker's float answers; empty where the bundle has none."""
+    golden, spec = bundle.golden(), bundle.spec
+    if not golden or not run.engine:
+        return {}
+    rows = [run.engine.infer(image[None]) for image in golden["inputs"]]
+    got = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    changed = int(np.sum(got[spec.output].argmax(axis=1) != golden[spec.output].argmax(axis=1)))
+    figures: dict[str, Any] = {"n": len(rows), "agreement": 1 - changed / len(rows)}
+    if run.artefact.precision == "int8":
+        return _plain(significance.proportion_gate(changed, len(rows), MAX_GOLDEN_FLIPS)) | figures
+    worst = max(_difference(got[name], golden[name]) for name in got if name in golden)
+    verdict = "passed" if worst <= GOLDEN_DIFFERENCE else "failed"
+    return {"verdict": verdict, "difference": worst, "bound": GOLDEN_DIFFERENCE} | figures
+
+
+def _difference(got: Array, wanted: Array) -> float:
+    """Greatest difference as a fraction of the range; infinite when a value is not a number."""
+    difference = float(np.abs(got.astype(np.float64) - wanted.astype(np.float64)).max()) / max(
+        float(np.ptp(wanted)), 1e-6
+    )
+    return difference if math.isfinite(difference) else math.inf
+
+
+def _plain(gate: Gate) -> dict[str, Any]:
+    """A gate as JSON has it, which knows no infinity."""
+    figures: dict[str, Any] = to_json(gate)
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
