@@ -1,0 +1,124 @@
+"""What a run is reported by: frames, rates, ages and times, drops, and accuracy where the truth is known."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeattn.camera.pipeline import Result
+from edgeattn.timing import NS_PER_MS, Clock, Spans, monotonic_ns, summary, text
+
+KEPT = 1 << 16
+"""Latest frames whose times are kept: 36 minutes at 30 frames a second, in constant memory."""
+WARM_UP = 10
+"""First frames that are left out of the times, at most a quarter of all."""
+_RATE_OVER = 30
+
+
+class Record:
+    """Counts and times of a run: `add` every result, then `report`."""
+
+    def __init__(self, clock: Clock = monotonic_ns) -> None:
+        self.frames = 0
+        """Results so far."""
+        self.stages = Spans(clock, KEPT)
+        """Times of the stages; whoever draws measures `draw` here."""
+        self._figures = Spans(clock, KEPT)
+        self._clock = clock
+        self._first_ns = 0
+        self._recent_ns: deque[int] = deque(maxlen=_RATE_OVER + 1)
+        self._latest: Result | None = None
+        self._labelled = self._right = self._right_smoothed = 0
+
+    def add(self, result: Result) -> None:
+        """Take in a result at the moment it is ready."""
+        now_ns = self._clock()
+        self._first_ns = self._first_ns if self.frames else now_ns
+        self._recent_ns.append(now_ns)
+        self.frames += 1
+        self._latest = result
+        for stage, ms in result.stages_ms.items():
+            self.stages.record(stage, round(ms * NS_PER_MS))
+        overhead_ms = result.age_ms - result.infer_ms
+        for name, ms in (("age", result.age_ms), ("infer", result.infer_ms), ("overhead", overhead_ms)):
+            self._figures.record(name, round(ms * NS_PER_MS))
+        truth = result.frame.truth
+        if truth is not None and truth.get("label") is not None:
+            self._labelled += 1
+            self._right += result.prediction.label == truth["label"]
+            self._right_smoothed += result.smoothed.label == truth["label"]
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second from the first result to the last; None before the second."""
+        return _rate(self.frames, self._first_ns, self._recent_ns[-1]) if self.frames > 1 else None
+
+    @property
+    def fps_now(self) -> float | None:
+        """Frames a second over the latest results."""
+        recent = self._recent_ns
+        return _rate(len(recent), recent[0], recent[-1]) if len(recent) > 1 else None
+
+    def report(self) -> dict[str, Any]:
+        """The run's figures as plain JSON values; a percentile below its floor of samples is None."""
+        latest = self._latest
+        overhead_ms = self._steady(self._figures, "overhead")
+        return {
+            "frames": self.frames,
+            "fps": self.fps,
+            "age_ms": summary(self._steady(self._figures, "age")),
+            "infer_ms": summary(self._steady(self._figures, "infer")),
+            "age_from": latest.frame.age_from if latest else None,
+            "overhead_ms_p50": float(np.median(overhead_ms)) if overhead_ms.size else None,
+            "warmup_frames": self._warm_up(),
+            "dropped": latest.dropped if latest else 0,
+            "reconnects": 0,  # a stream that breaks off ends the run
+            "stages_ms": {stage: summary(self._steady(self.stages, stage)) for stage in self.stages.stages},
+            "labelled_frames": self._labelled,
+            "accuracy": self._right / self._labelled if self._labelled else None,
+            "accuracy_smoothed": self._right_smoothed / self._labelled if self._labelled else None,
+        }
+
+    def _warm_up(self) -> int:
+        return min(WARM_UP, self.frames // 4)
+
+    def _steady(self, spans: Spans, name: str) -> NDArray[np.float64]:
+        """Times without the warm-up, which a full ring has already lost."""
+        return spans.values_ms(name)[self._warm_up() if spans.count(name) <= KEPT else 0 :]
+
+
+def sentence(report: dict[str, Any]) -> str:
+    """A report in one line for people."""
+    age, infer = report["age_ms"], report["infer_ms"]
+    parts = [f"{report['frames']} frames"]
+    if report["fps"] is not None:
+        parts.append(f"{report['fps']:.1f} fps")
+    if report["frames"]:
+        parts += [
+            f"age p50 {text(age, 'p50')}, p99 {text(age, 'p99')} ({MEANING[report['age_from']]})",
+            f"inference p50 {text(infer, 'p50')}",
+            f"{report['dropped']} dropped",
+        ]
+    if report["accuracy"] is not None:
+        parts.append(
+            f"accuracy {100 * report['accuracy']:.1f} % ({100 * report['accuracy_smoothed']:.1f} % smoothed) "
+            f"over {report['labelled_frames']} labelled frames"
+        )
+    return ", ".join(parts)
+
+
+MEANING = {
+    "kernel": "from the kernel's stamp",
+    "sender": "from the sender's stamp",
+    "due": "from when a frame was due",
+    "received": "from when a frame was received: excludes camera and network",
+}
+"""What an age counts from, in words, by `age_from`."""
+
+
+def _rate(events: int, first_ns: int, last_ns: int) -> float | None:
+    """Events a second: there is one interval fewer than events."""
+    return (events - 1) * 1e9 / (last_ns - first_ns) if last_ns > first_ns else None

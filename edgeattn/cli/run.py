@@ -1,0 +1,209 @@
+"""`edgeattn run`: a model live on a camera, stream, video or folder."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from edgeattn.cli.common import console, write_json
+from edgeattn.errors import EdgeAttnError, NameNotFoundError
+
+if TYPE_CHECKING:
+    from edgeattn.camera.live import Live
+    from edgeattn.camera.pipeline import Pipeline
+    from edgeattn.camera.sinks import Sink
+    from edgeattn.camera.source import Camera, Folder, Video
+
+SCHEMA = "edgeattn.run/1"
+
+
+def run(
+    bundle: Annotated[str, typer.Argument(help="A bundle's folder, or its name in the zoo.")],
+    *,
+    source: Annotated[
+        str, typer.Option(help="Camera number, rtsp:// or http:// stream, video, picture, folder.")
+    ] = "0",
+    engine: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: the fastest here.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float or int8; default: the fastest here.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute one inference.")] = None,
+    maps: Annotated[bool | None, typer.Option(help="Give attention maps; default: where something is drawn.")] = None,
+    sink: Annotated[
+        list[str] | None, typer.Option(help="window, mp4, jsonl or none; several by commas. Default: window, else mp4.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File for mp4 or jsonl; jsonl goes to the screen without.")] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="End after that many frames.")] = None,
+    realtime: Annotated[bool, typer.Option("--realtime", help="Replay a video live, at its own pace.")] = False,
+    collect: Annotated[
+        Path | None, typer.Option(help="Keys 1 to 9 and 0 save the frame into its class's folder in there.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
+) -> None:
+    """Run a model live and show its answers, with its attention drawn over the picture."""
+    from edgeattn.bundle import load
+    from edgeattn.camera.pipeline import Pipeline
+    from edgeattn.camera.source import Folder, open_source
+
+    asked = _asked(sink)
+    loaded, opened = load(bundle), open_source(source, realtime=realtime)
+    names, notices = _possible(asked)
+    files = _files(names, out, opened)
+    if maps and not loaded.spec.maps:
+        notices.append(f"{loaded.name} gives no attention maps")
+    if maps is None:
+        maps = "window" in names or "mp4" in names
+    pipeline = Pipeline(
+        loaded,
+        opened,
+        engine=engine,
+        precision=precision,
+        threads=threads,
+        maps=maps and bool(loaded.spec.maps),
+        smooth=not isinstance(opened, Folder),
+    )
+    screen = Console(stderr=True, highlight=False, soft_wrap=True) if ("jsonl", None) in files else console
+    say = functools.partial(screen.print, markup=False)
+    report: dict[str, Any] = {}
+    try:
+        with _interruptible(), contextlib.ExitStack() as stack:
+            stack.enter_context(pipeline)
+            for line in [
+                f"{loaded.name}: {pipeline.line}",
+                *notices,
+                *(f"writing {path}" for _, path in files if path),
+            ]:
+                say(line)
+            sinks = [stack.enter_context(contextlib.closing(_sink(*file, opened))) for file in files]
+            live = _live(pipeline, sinks, "window" in names, collect, say)
+            stack.callback(live.close)
+            try:
+                live.run(max_frames)
+            finally:
+                report = _report(live, pipeline)
+    finally:
+        if report:
+            _finish(report, say, json, opened)
+
+
+def _asked(sink: Sequence[str] | None) -> list[str] | None:
+    """Names of sinks, each checked; None: none was asked for."""
+    from edgeattn.camera.sinks import NAMES
+
+    names = [name.strip() for entry in sink or () for name in entry.split(",") if name.strip()]
+    for name in names:
+        if name not in NAMES:
+            raise NameNotFoundError("sink", name, NAMES)
+    return names or None
+
+
+def _possible(asked: list[str] | None) -> tuple[list[str], list[str]]:
+    """The sinks to open, and what to say where no window can be shown: a video is written instead."""
+    from edgeattn.camera.sinks import display_problem
+
+    names = asked or ["window"]
+    problem = display_problem() if "window" in names else None
+    if problem is None:
+        return names, []
+    others = [name for name in names if name != "window"]
+    return others or ["mp4"], [f"no window, {problem}"]
+
+
+def _files(names: Sequence[str], out: Path | None, source: Camera | Video | Folder) -> list[tuple[str, Path | None]]:
+    """Sinks that write files, with their paths; None: the screen.
+
+    Raises:
+        EdgeAttnError: the video would be written over its source.
+    """
+    kinds = [name for name in ("mp4", "jsonl") if name in names]
+    stem = Path(source.name).stem if Path(source.name).exists() else "".join(filter(str.isalnum, source.name))[:40]
+    paths = {"mp4": Path(f"edgeattn-{stem or 'run'}.mp4"), "jsonl": None}
+    if out is not None:
+        paths = {kind: out if len(kinds) == 1 else out.with_suffix(f".{kind}") for kind in kinds}
+    for path in paths.values():
+        if path is not None and path.resolve() == Path(source.name).resolve():
+            raise EdgeAttnError(f"{path} is the source itself; choose another --out")
+    return [(kind, paths[kind]) for kind in kinds]
+
+
+def _sink(kind: str, path: Path | None, source: Camera | Video | Folder) -> Sink:
+    from edgeattn.camera.sinks import JsonLines, VideoFile
+
+    if kind == "mp4" and path is not None:
+        return VideoFile(path, fps=source.fps, hold=source.live)
+    return JsonLines(path)
+
+
+def _live(
+    pipeline: Pipeline, sinks: Sequence[Sink], windowed: bool, collect: Path | None, say: Callable[[str], None]
+) -> Live:
+    from edgeattn.camera.controls import Collector
+    from edgeattn.camera.live import Live
+    from edgeattn.camera.sinks import Window
+
+    source, bundle = pipeline.source, pipeline.bundle
+    window = Window(f"edgeattn: {bundle.name}", fps=None if source.live else source.fps) if windowed else None
+    collector = Collector(collect, bundle.spec.labels) if collect else None
+    return Live(pipeline, sinks, window=window, collector=collector, say=say)
+
+
+def _report(live: Live, pipeline: Pipeline) -> dict[str, Any]:
+    import psutil
+
+    engine = pipeline.engine
+    return {
+        "schema": SCHEMA,
+        "bundle": pipeline.bundle.name,
+        "source": pipeline.source.name,
+        "engine": engine.name,
+        "precision": engine.precision,
+        "executed_precision": engine.executed_precision,
+        "threads": engine.threads,
+        "maps": pipeline.maps,
+        **live.record.report(),
+        "rss_mb": round(psutil.Process().memory_info().rss / 1e6, 1),
+    }
+
+
+def _finish(
+    report: dict[str, Any], say: Callable[[str], None], json: Path | None, source: Camera | Video | Folder
+) -> None:
+    """Say what was seen, and write the report."""
+    from edgeattn.camera.record import sentence
+    from edgeattn.timing import environment
+
+    say(sentence(report))
+    skipped = getattr(source, "skipped", [])
+    for _, reason in skipped:
+        say(f"skipped {reason}")
+    if json is not None:
+        report["skipped"] = [{"path": str(path), "reason": reason} for path, reason in skipped]
+        write_json(json, report | {"environment": environment()})
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C or SIGTERM ends the block as if it were done; a second one does not disturb the ending."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def stop(number: int, frame: object) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {each: signal.signal(each, stop) for each in signals}
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
