@@ -121,6 +121,7 @@ class _Run:
         self.peak_lr = recipe.lr * min(recipe.batch_size, len(data.train)) / 64
         self.optimizer = torch.optim.AdamW(_groups(self.model, recipe.weight_decay), lr=self.peak_lr, betas=(0.9, 0.99))
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        self._averages, self._sources = _floats(self.averaged), _floats(self.model)
         self.step = 0
 
     def fit(self, *, resume: bool, progress: bool) -> dict[str, float]:
@@ -205,12 +206,7 @@ class _Run:
     def _average(self) -> None:
         horizon = self.recipe.ema * self.steps
         keep = 0.0 if horizon < 1 else min(1.0 - 1.0 / horizon, self.step / (self.step + 10.0))
-        state = self.model.state_dict()
-        for name, value in self.averaged.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(state[name], 1.0 - keep)
-            else:
-                value.copy_(state[name])
+        torch._foreach_lerp_(self._averages, self._sources, 1.0 - keep)
 
     def _checkpoint(self, epoch: int) -> None:
         state = {
@@ -257,6 +253,10 @@ def _copy(model: nn.Module) -> nn.Module:
     import copy
 
     return copy.deepcopy(model).requires_grad_(False)
+
+
+def _floats(model: nn.Module) -> list[Tensor]:
+    return [value.detach() for value in model.state_dict().values() if value.is_floating_point()]
 
 
 def _save_weights(model: nn.Module, path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from edgeattn.errors import SpecError
 
@@ -10,6 +11,20 @@ from edgeattn.errors import SpecError
 def energy(y_BCHW: Tensor) -> Tensor:
     """Mean over channels of |y|, (B, C, H, W) to (B, H, W): what a channel gate lets through at each place."""
     return y_BCHW.abs().mean(dim=1)
+
+
+OPEN = 3.0
+"""Bias that a gate's last layer starts from: sigmoid(3) = 0.95.
+
+A gate in every block stands on the shortcut itself; at the usual 0.5 twelve of them shrink the signal, and its gradient, by
+4,096, and a small net hardly learns.
+"""
+
+
+def start_open(layer: nn.Module, bias: float = OPEN) -> None:
+    """Let the gate behind `layer` start open: its bias is set, its weights stay."""
+    assert isinstance(layer.bias, Tensor)
+    torch.nn.init.constant_(layer.bias, bias)
 
 
 def squeezed_width(channels: int, reduction: int) -> int:

@@ -3,7 +3,7 @@
 Paper: CBAM: Convolutional Block Attention Module (Woo et al. 2018, arXiv:1807.06521).
     u = x * s(MLP(GAP(x)) + MLP(GMP(x))), MLP = W2 relu(W1 .)
     y = u * s(f7x7([mean_c(u); max_c(u)]))
-Deviations: the squeeze is a multiple of 8 and at least 8, and keeps its biases.
+Deviations: the squeeze is a multiple of 8 and at least 8, and keeps its biases; both gates start open.
 Map: the spatial gate.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeattn.errors import SpecError
-from edgeattn.nn.attention._parts import squeezed_width
+from edgeattn.nn.attention._parts import OPEN, squeezed_width, start_open
 from edgeattn.nn.layers import global_max, global_mean
 
 
@@ -27,6 +27,8 @@ class CBAM(nn.Module):
         width = squeezed_width(channels, reduction)
         self.mlp = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(), nn.Conv2d(width, channels, 1))
         self.spatial = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2)
+        start_open(self.mlp[2], OPEN / 2)  # the perceptron is added to itself
+        start_open(self.spatial)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Weigh channels, then places."""

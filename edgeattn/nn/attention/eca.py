@@ -2,7 +2,7 @@
 
 Paper: ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks (Wang et al. 2020, arXiv:1910.03151).
     y = x * s(conv1d_k(GAP(x))), the kernel k sliding over channels, k = odd(|log2(C) / gamma + b / gamma|)
-Deviations: k is at least 3. `deployed` writes the 1-d convolution as a 1 x 1 convolution with a banded C x C kernel: the
+Deviations: k is at least 3; the convolution has a bias, from which the gate starts open. `deployed` writes the 1-d convolution as a 1 x 1 convolution with a banded C x C kernel: the
 same numbers, and both engines run it without reshapes.
 Map: mean over channels of |gate * x|.
 """
@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from edgeattn.nn.attention._parts import energy
+from edgeattn.nn.attention._parts import energy, start_open
 from edgeattn.nn.layers import global_mean
 
 
@@ -25,7 +25,8 @@ class EfficientChannelAttention(nn.Module):
         super().__init__()
         nearest = int(abs(math.log2(channels) + b) / gamma)
         kernel = max(3, nearest if nearest % 2 else nearest + 1)
-        self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2)
+        start_open(self.conv)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Weigh the channels."""
@@ -40,11 +41,12 @@ class EfficientChannelAttention(nn.Module):
 
     def deployed(self, channels: int) -> nn.Module:
         """The same gate with a banded 1 x 1 convolution in the place of the 1-d one."""
-        return _Banded(self.conv.weight.detach()[0, 0], channels)
+        assert self.conv.bias is not None
+        return _Banded(self.conv.weight.detach()[0, 0], float(self.conv.bias.detach()), channels)
 
 
 class _Banded(nn.Module):
-    def __init__(self, kernel_k: Tensor, channels: int) -> None:
+    def __init__(self, kernel_k: Tensor, bias: float, channels: int) -> None:
         super().__init__()
         half = len(kernel_k) // 2
         band_CC = torch.zeros(channels, channels)
@@ -57,7 +59,7 @@ class _Banded(nn.Module):
         with torch.no_grad():
             self.mix.weight.copy_(band_CC[..., None, None])
             assert self.mix.bias is not None
-            self.mix.bias.zero_()
+            self.mix.bias.fill_(bias)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return x_BCHW * self.mix(global_mean(x_BCHW)).sigmoid()

@@ -3,7 +3,7 @@
 Paper: Squeeze-and-Excitation Networks (Hu et al. 2018, arXiv:1709.01507).
     y = x * s(W2 relu(W1 GAP(x))), W1: R x C, W2: C x R, R = C / reduction
 Deviations: R is a multiple of 8 and at least 8, so that thin stages keep a gate worth its name; both layers keep their
-bias (quantizers recognise the gate by it).
+bias (quantizers recognise the gate by it); the gate starts open.
 Map: mean over channels of |gate * x|.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgeattn.nn.attention._parts import energy, squeezed_width
+from edgeattn.nn.attention._parts import energy, squeezed_width, start_open
 from edgeattn.nn.layers import global_mean
 
 
@@ -23,6 +23,7 @@ class SqueezeExcitation(nn.Module):
         width = squeezed_width(channels, reduction)
         self.reduce = nn.Conv2d(channels, width, 1)
         self.expand = nn.Conv2d(width, channels, 1)
+        start_open(self.expand)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Weigh the channels."""

@@ -1,0 +1,127 @@
+"""Calibration sets: which pictures an int8 model's ranges come from, as a manifest that can be checked and drawn again.
+
+A manifest is TOML: source, licence, seed, the strata with their counts, and the sha256 of every picture. It is a sample:
+seeded and stratified by class, never the first N of sorted folders.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeattn.bundle import sha256
+from edgeattn.datasets.folder import Sample
+from edgeattn.datasets.splits import stratified_sample
+from edgeattn.errors import DataError
+from edgeattn.imaging import Picture, read_picture
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib  # type: ignore[no-redef, import-not-found, unused-ignore]
+
+PICTURES = 300
+"""Pictures that are drawn when nobody says how many."""
+FEWEST = 32
+"""Below this the ranges are guesswork."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibration set that was drawn or read."""
+
+    root: Path
+    """Folder that the files are relative to."""
+    files: tuple[str, ...]
+    """Pictures, relative to `root`."""
+    digests: tuple[str, ...]
+    """sha256 of each picture."""
+    strata: dict[str, int]
+    """Pictures by class."""
+    seed: int
+    """Seed of the draw."""
+    source: str
+    """What the pictures are."""
+    licence: str
+    """Licence of the pictures, as far as it is known."""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def pictures(self) -> list[Picture]:
+        """Read the pictures, (H, W, 3) BGR bytes.
+
+        Raises:
+            DataError: a picture is missing or is not the one that was listed.
+        """
+        found = []
+        for file, digest in zip(self.files, self.digests, strict=True):
+            path = self.root / file
+            if not path.is_file():
+                raise DataError(f"the calibration set lists {path}, which is missing; draw it anew with: edgeattn quantize BUNDLE --data DIR")
+            if sha256(path) != digest:
+                raise DataError(f"{path} is not the picture that the calibration set lists (sha256 differs); draw the set anew")
+            found.append(read_picture(path))
+        return found
+
+    def write(self, path: Path) -> None:
+        """Write the manifest."""
+        lines = [
+            'schema = "edgeattn.calibration/1"',
+            f"source = {json.dumps(self.source, ensure_ascii=False)}",
+            f"licence = {json.dumps(self.licence, ensure_ascii=False)}",
+            f"root = {json.dumps(str(self.root), ensure_ascii=False)}",
+            f"seed = {self.seed}",
+            "",
+            "[strata]",
+            *(f"{json.dumps(label, ensure_ascii=False)} = {count}" for label, count in self.strata.items()),
+            "",
+            "[sha256]",
+            *(f"{json.dumps(f, ensure_ascii=False)} = {json.dumps(d)}" for f, d in zip(self.files, self.digests, strict=True)),
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def draw(
+    samples: Sequence[Sample], labels: Sequence[str], root: Path, *, seed: int = 0, count: int = PICTURES, licence: str = "not stated"
+) -> Calibration:
+    """Draw a seeded, stratified set from labelled pictures (those of the training split).
+
+    Raises:
+        DataError: fewer than `FEWEST` pictures.
+    """
+    if len(samples) < FEWEST:
+        raise DataError(f"{len(samples)} pictures are too few to calibrate int8 on ({FEWEST} at least); add pictures to {root}")
+    chosen = stratified_sample(samples, min(count, len(samples)), seed)
+    strata = Counter(labels[sample.label] for sample in chosen)
+    files = tuple(sample.path.relative_to(root).as_posix() for sample in chosen)
+    digests = tuple(sha256(sample.path) for sample in chosen)
+    return Calibration(root.resolve(), files, digests, dict(sorted(strata.items())), seed, f"training split of {root.name}", licence)
+
+
+def read(path: Path) -> Calibration:
+    """Read a manifest.
+
+    Raises:
+        DataError: the manifest is missing, malformed, or lists too few pictures.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"the calibration manifest {path} cannot be read ({error.strerror}); draw one with --data DIR") from error
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"the calibration manifest {path} is not valid TOML ({error}); draw it anew with --data DIR") from error
+    if raw.get("schema") != "edgeattn.calibration/1":
+        raise DataError(f"{path} has schema {raw.get('schema')!r}; this version reads 'edgeattn.calibration/1'")
+    listed: dict[str, str] = raw.get("sha256", {})
+    if len(listed) < FEWEST:
+        raise DataError(f"{path} lists {len(listed)} pictures; {FEWEST} are the fewest to calibrate int8 on")
+    root = (path.parent / raw.get("root", ".")).resolve()
+    return Calibration(
+        root, tuple(listed), tuple(listed.values()), raw.get("strata", {}), int(raw.get("seed", 0)),
+        str(raw.get("source", "")), str(raw.get("licence", "not stated")),
+    )  # fmt: skip

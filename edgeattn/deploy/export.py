@@ -1,0 +1,200 @@
+"""From a trained `nn.Module` to a bundle with `float.onnx`, checked against torch on real pictures through both engines."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import io
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeattn.bundle import GOLDEN, SUFFIX, Bundle, write
+from edgeattn.deploy.rewrite import rewrite
+from edgeattn.engines import open_engine
+from edgeattn.errors import DataError, EdgeAttnError, GateError
+from edgeattn.imaging import Picture, prepare
+from edgeattn.spec import Artefact, InputSpec, MapSpec, Rejection, Spec
+
+OPSET = 20
+"""Highest opset that all of our toolchains read."""
+PARITY = 1e-4
+"""Greatest difference between torch and an engine, as a fraction of the range of the logits (or of a map)."""
+GOLDEN_PICTURES = 50
+ENGINES = ("onnxruntime", "openvino")
+
+
+class Deployed(nn.Module):
+    """A model as a box sees it: (B, H, W, 3) RGB bytes in, logits (B, K) and raw maps (B, h, w) out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        folded = model.deployed() if hasattr(model, "deployed") else model
+        self.model: nn.Module = folded.cpu().float().eval()
+        self.eval()
+
+    def forward(self, image_BHW3: Tensor) -> tuple[Tensor, ...]:
+        """Normalise by the scalar pair (x - 128) / 128 and run."""
+        x_B3HW = (image_BHW3.permute(0, 3, 1, 2).float() - 128.0) * (1.0 / 128.0)
+        if not hasattr(self.model, "attend"):
+            return (self.model(x_B3HW),)
+        logits_BK, maps = self.model.attend(x_B3HW)
+        return (logits_BK, *maps.values())
+
+    def map_paths(self, imgsz: tuple[int, int]) -> list[str]:
+        """Paths of the attention blocks, in the order of the outputs."""
+        if not hasattr(self.model, "attend"):
+            return []
+        with torch.no_grad():
+            return list(self.model.attend(torch.zeros(1, 3, *imgsz))[1])
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    labels: Sequence[str],
+    imgsz: int,
+    pictures: Sequence[Picture],
+    mechanism: str = "",
+    rejection: Rejection | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Export a classifier to a bundle at `path` and check it.
+
+    Args:
+        model: (B, 3, H, W), normalised by (x - 128) / 128, -> logits (B, K); with `attend`, its maps become outputs.
+        path: the bundle's folder; its name gets the ending `.edgeattn` where it lacks one.
+        labels: names of the classes, in the order of the logits.
+        imgsz: side of the square input, in pixels.
+        pictures: real pictures of any size, (H, W, 3) BGR bytes; parity is measured on them and they become the golden inputs.
+        mechanism: name of the attention, for the maps.
+        rejection: when the answer is `none of these`.
+        provenance: what bundle.json says of data, weights, licence and recipe.
+
+    Raises:
+        DataError: no pictures.
+        GateError: an engine's answers differ from torch's by more than `PARITY`; nothing is written.
+    """
+    if not pictures:
+        raise DataError("export needs real pictures to check parity on; give at least one")
+    path = Path(path)
+    path = path if path.name.endswith(SUFFIX) else path.with_name(path.name + SUFFIX)
+    deployed = Deployed(model)
+    spec = _spec(deployed, labels, imgsz, mechanism, rejection)
+    graph = to_onnx(deployed, spec)
+    inputs = np.concatenate([prepare(picture, spec.input) for picture in pictures[:GOLDEN_PICTURES]])
+    expected = _answers(deployed, spec, inputs)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, inputs=inputs, **{k: v.astype(np.float32) for k, v in expected.items()})  # type: ignore[arg-type]
+    files: dict[str, Path | bytes] = {"float.onnx": graph.SerializeToString(), GOLDEN: buffer.getvalue()}
+    artefacts = tuple(
+        Artefact("float.onnx", engine, "float", recipe={"opset": OPSET}, toolchain=versions("torch", "onnx", engine))
+        for engine in ENGINES
+    )
+    with tempfile.TemporaryDirectory() as scratch:  # measured on the saved file, before it is anybody's bundle
+        trial = write(Bundle(Path(scratch) / "trial", spec, artefacts), files)
+        gates = {engine: {"parity": _parity(trial, engine, inputs, expected)} for engine in ENGINES}
+    for engine, gate in gates.items():
+        if gate["parity"]["verdict"] != "passed":
+            worst = gate["parity"]
+            raise GateError(
+                f"{path}: {engine} answers otherwise than torch (output '{worst['output']}' differs by {worst['difference']:.1e} "
+                f"of its range, allowed {PARITY:.0e}); nothing was written. Try another opset or report the model"
+            )
+    checked = tuple(dataclasses.replace(artefact, gates=gates[artefact.engine]) for artefact in artefacts)
+    return write(Bundle(path, spec, checked, dict(provenance or {})), files)
+
+
+def to_onnx(deployed: Deployed, spec: Spec) -> onnx.ModelProto:
+    """The ONNX graph of a deployed model, static shapes, batch of one, rewritten for the engines.
+
+    Raises:
+        EdgeAttnError: the model holds something that cannot be exported; the message names it.
+    """
+    example = torch.zeros(spec.input.shape, dtype=torch.uint8)
+    names = [spec.output, *(m.output for m in spec.maps)]
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                deployed, (example,), dynamo=True, opset_version=OPSET, verbose=False,
+                input_names=[spec.input.name], output_names=names,
+            )  # fmt: skip
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise EdgeAttnError(f"the model cannot be exported to ONNX: {reason[-1] if reason else type(error).__name__}") from error
+    assert program is not None
+    graph: onnx.ModelProto = program.model_proto
+    rewrite(graph)
+    for entry in (*graph.graph.node, *graph.graph.initializer):  # stack traces of the maker's machine do not belong in a product
+        entry.ClearField("metadata_props")
+        entry.ClearField("doc_string")
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions of the packages named."""
+    return {package: importlib.metadata.version(package) for package in packages}
+
+
+def recipe_digest(recipe: Mapping[str, Any]) -> str:
+    """Short digest of a recipe's JSON."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _spec(deployed: Deployed, labels: Sequence[str], imgsz: int, mechanism: str, rejection: Rejection | None) -> Spec:
+    paths = deployed.map_paths((imgsz, imgsz))
+    maps = tuple(MapSpec("map_" + path.replace(".", "_"), path, mechanism) for path in paths)
+    return Spec("classify", InputSpec(imgsz, imgsz), tuple(labels), maps=maps, rejection=rejection)
+
+
+def _answers(deployed: Deployed, spec: Spec, inputs: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
+    with torch.inference_mode():
+        outputs = deployed(torch.from_numpy(inputs))
+    return {name: value.numpy() for name, value in zip([spec.output, *(m.output for m in spec.maps)], outputs, strict=True)}
+
+
+def _parity(
+    bundle: Bundle, name: str, inputs: NDArray[np.generic], expected: Mapping[str, NDArray[np.float32]]
+) -> dict[str, Any]:
+    engine = open_engine(bundle, engine=name, precision="float", maps=True)
+    try:
+        answers = [engine.infer(inputs[i : i + 1]) for i in range(len(inputs))]
+    finally:
+        engine.close()
+    worst, where = 0.0, ""
+    for output, wanted in expected.items():
+        got = np.concatenate([answer[output] for answer in answers])
+        scale = max(float(np.ptp(wanted)), 1e-6)
+        difference = float(np.abs(got - wanted).max()) / scale
+        if not difference <= worst:  # not a number is the worst of all
+            worst, where = difference, output
+    verdict = "passed" if worst <= PARITY else "failed"
+    return {"verdict": verdict, "difference": worst, "allowed": PARITY, "output": where, "n": len(inputs)}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's notes on torchvision and pytree; errors still surface."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,166 @@
+"""From `float.onnx` to `int8.onnx` (ONNX Runtime, QDQ) and `int8.xml` (OpenVINO, by NNCF), each gated on the saved file.
+
+Both recipes keep the elementwise and reducing part of an attention branch in float, and weights in seven bits: processors
+without VNNI add pairs of products in 16 bits and saturate with eight-bit weights, and a bundle does not know its box.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeattn.bundle import Bundle, extend
+from edgeattn.deploy.export import versions
+from edgeattn.deploy.verify import Report, gates, verify
+from edgeattn.errors import DataError, EdgeAttnError
+from edgeattn.imaging import Picture, prepare
+from edgeattn.spec import Artefact
+
+Input = NDArray[np.generic]
+
+ATTENTION_ORT = ("Sigmoid", "HardSigmoid", "HardSwish", "Mul", "ReduceMean", "ReduceMax", "GlobalMaxPool", "Abs", "Div", "Sub", "MatMul", "Concat", "Squeeze", "Transpose")
+"""ONNX operators that stay in float: elementwise and reducing ones, as they occur in attention branches."""
+ATTENTION_OV = ("Multiply", "Sigmoid", "HSigmoid", "HardSigmoid", "ReduceMean", "ReduceMax", "ReduceSum", "Divide", "Subtract", "MatMul", "Concat", "HSwish", "MVN", "Abs")
+"""The same for NNCF, which names them as OpenVINO does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantized:
+    """A bundle with its int8 artefacts, and what was measured on them."""
+
+    bundle: Bundle
+    """The bundle, on disk."""
+    report: Report
+    """Every artefact's accuracy, agreement, attention fidelity and speed on the validation pictures."""
+
+
+def quantize(
+    bundle: Bundle,
+    calibration: Sequence[Picture],
+    validation: Sequence[tuple[Picture, int]],
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    max_loss: float = 0.01,
+) -> Quantized:
+    """Quantize for both engines, measure the saved files through them, and add them to the bundle with their verdicts.
+
+    Args:
+        bundle: holds `float.onnx`.
+        calibration: pictures of any size, (H, W, 3) BGR bytes.
+        validation: labelled pictures outside the calibration set.
+        provenance: what bundle.json is to say of the calibration set.
+        max_loss: greatest loss of top-1 against float, as a fraction, that passes the gate.
+
+    Raises:
+        DataError: no pictures.
+        EdgeAttnError: a toolchain failed; the bundle is as it was.
+    """
+    if not len(calibration) or not len(validation):
+        raise DataError("quantize needs calibration and validation pictures; give a folder with --data")
+    inputs = [prepare(picture, bundle.spec.input) for picture in calibration]
+    with tempfile.TemporaryDirectory() as scratch:
+        files, artefacts = _int8_files(bundle, inputs, Path(scratch))
+        trial = extend(bundle, artefacts, files, path=Path(scratch) / "trial")
+        report = verify(trial, validation, max_loss=max_loss)
+        measured = {(r.engine, r.precision): gates(r) for r in report.results}
+        gated = tuple(dataclasses.replace(a, gates=measured[a.engine, a.precision]) for a in artefacts)
+        return Quantized(extend(bundle, gated, files, provenance=provenance), report)
+
+
+def _int8_files(bundle: Bundle, inputs: Sequence[Input], scratch: Path) -> tuple[dict[str, Path | bytes], tuple[Artefact, ...]]:
+    source = bundle.file(bundle.artefact("onnxruntime", "float"))
+    try:
+        with _quiet():
+            ort_recipe = quantize_onnxruntime(source, scratch / "int8.onnx", inputs, bundle.spec.input.name)
+            ov_recipe = quantize_openvino(source, scratch / "int8.xml", inputs)
+    except Exception as error:
+        raise EdgeAttnError(f"{bundle.path}: quantization failed ({type(error).__name__}: {error}); the float model still works") from error
+    artefacts = (
+        Artefact("int8.onnx", "onnxruntime", "int8", recipe=ort_recipe, toolchain=versions("onnxruntime", "onnx")),
+        Artefact("int8.xml", "openvino", "int8", recipe=ov_recipe, toolchain=versions("openvino", "nncf")),
+    )
+    return {name: scratch / name for name in ("int8.onnx", "int8.xml", "int8.bin")}, artefacts
+
+
+def quantize_onnxruntime(source: Path, target: Path, inputs: Sequence[Input], input_name: str) -> dict[str, Any]:
+    """Write a QDQ model as ONNX Runtime likes it: u8 activations, s8 weights per channel; return the recipe."""
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = target.with_name("prepared.onnx")
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    model = onnx.load(prepared)
+    excluded = attention_nodes(model)
+    quantize_static(
+        str(prepared), str(target), _Reader(inputs, input_name),
+        quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        per_channel=True, reduce_range=True, calibrate_method=CalibrationMethod.MinMax, nodes_to_exclude=excluded,
+    )  # fmt: skip
+    prepared.unlink()
+    return {"activations": "u8", "weights": "s7 per channel", "ranges": "min-max", "float_nodes": len(excluded), "pictures": len(inputs)}
+
+
+def attention_nodes(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that stay in float: those of `ATTENTION_ORT`, and the two of the input's normalisation."""
+    return [node.name for node in model.graph.node if node.op_type in ATTENTION_ORT]
+
+
+def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input]) -> dict[str, Any]:
+    """Write OpenVINO IR with NNCF's fake-quantizers; return the recipe."""
+    import nncf
+    import openvino
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+
+    model = openvino.Core().read_model(source)
+    quantized = nncf.quantize(
+        model,
+        nncf.Dataset(list(inputs)),
+        preset=nncf.QuantizationPreset.PERFORMANCE,
+        subset_size=len(inputs),
+        fast_bias_correction=True,
+        ignored_scope=nncf.IgnoredScope(types=list(ATTENTION_OV), validate=False),
+        advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
+    )
+    openvino.save_model(quantized, target, compress_to_fp16=False)
+    return {"preset": "performance", "bias_correction": "fast", "overflow_fix": "enable", "pictures": len(inputs)}
+
+
+class _Reader:
+    """Calibration inputs, as ONNX Runtime's quantizer asks for them."""
+
+    def __init__(self, inputs: Sequence[Input], name: str) -> None:
+        self._inputs, self._name = iter(inputs), name
+
+    def get_next(self) -> dict[str, Input] | None:
+        picture = next(self._inputs, None)
+        return None if picture is None else {self._name: picture}
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        raise NotImplementedError("the calibration set is read whole")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("nncf", "root", "")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    os.environ.setdefault("OPENVINO_TELEMETRY", "0")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

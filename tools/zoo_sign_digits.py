@@ -1,0 +1,178 @@
+"""Make the zoo's `sign-digits` bundle: hand signs 0 to 9, fit for a real room, with a calibrated `none of these`.
+
+    python tools/zoo_sign_digits.py ~/edge-data/sign-digits --negatives ~/edge-data/imagenet1k-sample/images --out runs/sign-digits
+
+Hands are cut out of their plain background once, then put over photographs and textures at random places, sizes, turns,
+colours and blurs; a share of views stays plain. An eleventh output learns "none": backgrounds, and hands cut in pieces.
+Training reads only the pack's training people, scikit-learn's and scikit-image's photographs and rendered textures, whose
+licences allow shipping weights. `--negatives` are looked at once, at the end, for the rate of false answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeattn._cv2 import cv2
+from edgeattn.datasets.backgrounds import Part, random_background
+from edgeattn.imaging import Picture, list_pictures, read_picture
+from edgeattn.spec import InputSpec
+from edgeattn.train import Recipe, TrainingData
+from edgeattn.train.augment import Augment
+
+LABELS = tuple("0123456789")
+NONE = len(LABELS)
+IMGSZ = 96
+PLAIN = Augment(rotate=20, scale=(0.75, 1.5), shift=0.1)
+TEST_SEED = 7
+
+
+@dataclass(frozen=True)
+class Hand:
+    """A hand cut out of its picture."""
+
+    picture: Picture
+    """The whole picture, (H, W, 3) BGR bytes."""
+    alpha: NDArray[np.uint8]
+    """Where the hand is, (H, W), 0 to 255."""
+    label: int
+    """The digit that it shows."""
+    participant: str
+    """Whose hand it is."""
+
+
+def read_hands(root: Path, part: str) -> list[Hand]:
+    """Read and cut out all hands of `train` or `test`."""
+    with (root / f"{part}.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    hands = []
+    for row in rows:
+        picture = read_picture(root / row["file"])
+        if picture.shape[:2] != (100, 100):
+            picture = np.asarray(cv2.resize(picture, (100, 100), interpolation=cv2.INTER_AREA), np.uint8)
+        hands.append(Hand(picture, cut_out(picture), int(row["label"]), row["participant"]))
+    return hands
+
+
+def cut_out(picture: Picture) -> NDArray[np.uint8]:
+    """Alpha of the hand, (H, W): skin is warmer than the grey wall; GrabCut draws the edge, holes and specks are mended."""
+    lab = cv2.cvtColor(cv2.GaussianBlur(picture, (0, 0), 1.0), cv2.COLOR_BGR2LAB).astype(np.float32)
+    warmth = np.clip((lab[..., 1] - 128) + (lab[..., 2] - 128) * 1.0 + 20, 0, 255).astype(np.uint8)
+    level, _ = cv2.threshold(warmth, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    mask = np.where(warmth > level, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    mask[warmth > level + 12] = cv2.GC_FGD
+    mask[warmth < level - 12] = cv2.GC_BGD
+    models = np.zeros((2, 1, 65))
+    cv2.grabCut(picture, mask, (0, 0, 1, 1), models[0], models[1], 2, cv2.GC_INIT_WITH_MASK)
+    inside = np.isin(mask, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(inside)
+    if count > 1:
+        inside = (parts == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))).astype(np.uint8)
+    return np.asarray(cv2.GaussianBlur(inside * 255, (0, 0), 0.7), np.uint8)
+
+
+def composite(hand: Hand, part: Part, rng: np.random.Generator, *, least: float = 0.42, size: int = IMGSZ) -> Picture:
+    """Put a hand, `least` to 1 of the frame high, over a random background: (size, size, 3) BGR bytes."""
+    ys, xs = np.nonzero(hand.alpha > 127)
+    box = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], float) if len(xs) else np.array([0.0, 0, 100, 100])
+    extent = max(box[2] - box[0], box[3] - box[1])
+    scale = size * np.exp(rng.uniform(np.log(least), np.log(1.0))) / extent
+    angle, mirror = np.deg2rad(rng.uniform(-25, 25)), -1.0 if rng.random() < 0.5 else 1.0
+    stretch = np.exp(rng.uniform(-0.12, 0.12))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag(
+        [mirror * stretch, 1 / stretch]
+    )
+    room = max(0.0, size - extent * scale * 0.9) / 2
+    middle = np.array([size / 2, size / 2]) + rng.uniform(-1, 1, 2) * room
+    centre = np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
+    matrix = np.column_stack([turn * scale, middle - turn @ centre * scale])
+    colour = cv2.warpAffine(hand.picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    alpha = cv2.warpAffine(hand.alpha, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=0)
+    tone = np.exp(rng.uniform(-0.3, 0.3) + rng.uniform(-0.08, 0.08, 3))
+    colour = cv2.LUT(
+        colour, np.clip(np.arange(256)[:, None] * tone + rng.uniform(-25, 20), 0, 255).astype(np.uint8)[:, None, :]
+    )
+    share = (alpha.astype(np.float32) / 255.0)[..., None]
+    mixed = colour * share + random_background(rng, size, part) * (1.0 - share)
+    return finish(mixed.astype(np.uint8), rng)
+
+
+def finish(picture: Picture, rng: np.random.Generator) -> Picture:
+    """Light, colour, blur and noise over the whole picture, as a room's camera has them."""
+    gain = np.exp(rng.uniform(-0.3, 0.3) + rng.uniform(-0.1, 0.1, 3))
+    table = np.clip(np.arange(256)[:, None] * gain + rng.uniform(-25, 25), 0, 255).astype(np.uint8)[:, None, :]
+    picture = np.asarray(cv2.LUT(picture, table), np.uint8)
+    if rng.random() < 0.4:
+        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.5)), np.uint8)
+    if rng.random() < 0.3:
+        picture = np.clip(picture + rng.normal(0, rng.uniform(2, 9), picture.shape), 0, 255).astype(np.uint8)
+    return picture
+
+
+def nothing(hands: Sequence[Hand], part: Part, rng: np.random.Generator) -> Picture:
+    """A picture that shows no sign: a background, two backgrounds in one, or a hand cut in pieces."""
+    kind = rng.random()
+    picture = random_background(rng, IMGSZ, part)
+    if kind < 0.35:
+        other, at = random_background(rng, IMGSZ, part), int(rng.integers(10, IMGSZ - 10))
+        picture = np.where(
+            (np.arange(IMGSZ) < at)[:, None, None] if kind < 0.15 else (np.arange(IMGSZ) < at)[None, :, None],
+            picture,
+            other,
+        )
+    elif kind < 0.6:
+        shape = np.zeros((IMGSZ, IMGSZ), np.uint8)  # a blob of skin colour or anything else that is no hand
+        points = rng.uniform(8, IMGSZ - 8, (int(rng.integers(3, 9)), 2)).astype(np.int32)
+        cv2.fillPoly(shape, [points if rng.random() < 0.5 else cv2.convexHull(points)], 255, lineType=cv2.LINE_AA)
+        share = (cv2.GaussianBlur(shape, (0, 0), rng.uniform(0.5, 3)).astype(np.float32) / 255)[..., None]
+        skin = hands[rng.integers(len(hands))].picture[45:60, 45:60].reshape(-1, 3).mean(0)
+        fill = skin * np.exp(rng.uniform(-0.4, 0.4)) if rng.random() < 0.6 else random_background(rng, IMGSZ, part)
+        picture = (np.broadcast_to(fill, picture.shape) * share + picture * (1 - share)).clip(0, 255).astype(np.uint8)
+    elif kind < 0.8:
+        picture = composite(hands[rng.integers(len(hands))], part, rng, least=0.9)
+        tiles = [picture[y : y + 32, x : x + 32] for y in (0, 32, 64) for x in (0, 32, 64)]
+        order = rng.permutation(9)
+        picture = np.vstack([np.hstack([tiles[order[3 * r + c]] for c in range(3)]) for r in range(3)])
+    return finish(np.ascontiguousarray(picture, np.uint8), rng)
+
+
+class SignViews:
+    """Hands over backgrounds, plain hands, and nothing."""
+
+    def __init__(self, hands: Sequence[Hand], nothing_share: float = 0.22) -> None:
+        self.hands, self.nothing = list(hands), int(len(hands) * nothing_share)
+
+    def __len__(self) -> int:
+        return len(self.hands) + self.nothing
+
+    def view(self, index: int, rng: np.random.Generator) -> tuple[Picture, int]:
+        """As `Views.view`."""
+        if index >= len(self.hands):
+            return nothing(self.hands, "train", rng), NONE
+        hand = self.hands[index]
+        if rng.random() < 0.25:
+            return PLAIN(hand.picture, InputSpec(IMGSZ, IMGSZ), rng), hand.label
+        return composite(hand, "train", rng), hand.label
+
+
+def fixed(hands: Sequence[Hand], part: Part, seed: int, per_hand: int = 1) -> list[tuple[Picture, int]]:
+    """Fixed composites over the backgrounds of a part."""
+    return [
+        (composite(hand, part, np.random.default_rng((seed, i, k))), hand.label)
+        for i, hand in enumerate(hands)
+        for k in range(per_hand)
+    ]
+
+
+def split_people(hands: Sequence[Hand], share: float = 0.15, seed: int = 0) -> tuple[list[Hand], list[Hand]]:
+    """Training and validation hands, no person in both."""
+    people = sorted({hand.participant for hand in hands})
+    held = set(np.random.default_rng(seed).permutation(people)[: round(len(people) * share)])
+    return [h for h in hands if h.participant not in held], [h for h in hands if h.participant in held]
