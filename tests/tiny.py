@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def answers(model: bytes, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([row[i] for row in rows]) for i, name in enumerate(names)}
 
 
-def int8_model(calibration: NDArray[np.uint8] | None = None) -> bytes:
+def int8_model(calibration: NDArray[np.uint8] | None = None, leave_in_float: Sequence[str] = ()) -> bytes:
     """The classifier in QDQ: u8 activations, s8 weights per channel of 7 bits (8 saturate without VNNI)."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
@@ -118,7 +119,10 @@ def int8_model(calibration: NDArray[np.uint8] | None = None) -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
-        onnx.save(float_model(), source)
+        model = float_model()
+        for node in model.graph.node:
+            node.name = node.output[0]
+        onnx.save(model, source)
         quantize_static(
             source,
             target,
@@ -127,7 +131,8 @@ def int8_model(calibration: NDArray[np.uint8] | None = None) -> bytes:
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=["Conv", "Gemm", "GlobalAveragePool"],
+            op_types_to_quantize=["Conv", "Gemm", "GlobalAveragePool", "Relu"],
+            nodes_to_exclude=list(leave_in_float),
         )
         return target.read_bytes()
 
