@@ -1,0 +1,84 @@
+"""`edgeattn profile`: how long a bundle's artefacts take on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from edgeattn.cli.common import console, write_json
+
+if TYPE_CHECKING:
+    from edgeattn.profiling import Profiler
+
+INTERRUPTED = 130
+"""Exit code of a program that was stopped by Ctrl-C."""
+REDRAW_S = 0.5
+"""Time between two drawings of the progress bar."""
+
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+
+
+def profile(
+    bundle: Annotated[str, typer.Argument(help="Folder of the bundle, or its name in the zoo.")],
+    *,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Video, folder of pictures, camera or stream that gives the frames; built-in ones otherwise."
+        ),
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="Only this engine: onnxruntime or openvino.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Only this precision: float or int8.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute one inference.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Inferences an artefact; p99 needs 662.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="How long to measure altogether.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
+) -> None:
+    """Measure how long one inference and a frame's whole way take, in every artefact that the bundle holds.
+
+    The artefacts take turns, so that their ratios hold on a busy machine too. Without --samples and --seconds it
+    measures 704 inferences an artefact, for 15 seconds at most. Ctrl-C ends it early and shows what it has.
+    """
+    from edgeattn.bundle import load
+    from edgeattn.profiling import Profiler
+    from edgeattn.profiling.table import render
+
+    opened = load(bundle)
+    # Drawn by hand between the turns: a thread that redraws would take its time from the inferences.
+    with Progress(
+        *_COLUMNS, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(f"{opened.name}: opening the engines, warming up", total=None)
+        bar.refresh()
+        with Profiler(
+            opened,
+            source=source,
+            engine=engine,
+            precision=precision,
+            threads=threads,
+            samples=samples,
+            seconds=seconds,
+        ) as profiler:
+            bar.update(task, description=f"{opened.name}: measuring", total=1.0)
+            with contextlib.suppress(KeyboardInterrupt):
+                _measure(profiler, bar, task)
+            report = profiler.report()
+    console.print(render(report))
+    write_json(json, report.to_json())
+    if json:
+        console.print(f"report: {json}")
+    if report.stopped_early:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _measure(profiler: Profiler, bar: Progress, task: TaskID) -> None:
+    drawn_s = time.monotonic()
+    for done in profiler:
+        if time.monotonic() - drawn_s > REDRAW_S:
+            bar.update(task, completed=done, refresh=True)
+            drawn_s = time.monotonic()
