@@ -1,7 +1,7 @@
 """What lies behind things: real photographs that come inside Python packages, and rendered textures.
 
-The photographs of training, validation and test are disjoint. They are files of the installed packages, so that nothing is
-downloaded; only those whose licence lets a model trained on them be passed on are used.
+The photographs of training, validation and test are disjoint. They are files of the installed packages, so that nothing
+is downloaded; only those whose licence lets a model trained on them be passed on are used.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from edgeattn.imaging import Picture, decode_picture
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
+_RAMP = np.arange(256, dtype=np.float32)[:, None]
 _SKIMAGE, _SKLEARN = "skimage.data", "sklearn.datasets.images"
 _DISTRIBUTION = {_SKIMAGE: "scikit-image", _SKLEARN: "scikit-learn"}
 
@@ -61,7 +62,7 @@ PHOTOGRAPHS = (
     ),
     Photograph("gravel.png", _SKIMAGE, "test", "CC0-1.0", "cc0textures.com, Gravel04"),
 )
-"""Licence and credit as scikit-image (docstrings of `skimage.data`) and scikit-learn (README of its pictures) state them."""
+"""Licence and credit as scikit-image (docstrings of `skimage.data`) and scikit-learn (README of its pictures) say."""
 
 
 def check_part(part: str) -> Part:
@@ -103,7 +104,7 @@ def photographs(part: Part) -> tuple[Picture, ...]:
 
 @cache
 def _pyramids(part: Part) -> tuple[tuple[Picture, ...], ...]:
-    # Halved again and again, so that a crop is never shrunk by much more than two: linear resizing then has no aliasing.
+    # Halved again and again, so that a crop is never shrunk by much more than two: linear resizing does not alias then.
     pyramids = []
     for picture in photographs(part):
         levels = [picture]
@@ -133,14 +134,15 @@ def photograph_crop(rng: np.random.Generator, size: tuple[int, int], part: Part)
 
 def recolour(picture: Picture, rng: np.random.Generator) -> Picture:
     """Change brightness, contrast and the balance of colours at random."""
-    ramp = np.arange(256, dtype=np.float32)[:, None]
     balance = np.exp(rng.uniform(-0.22, 0.22, 3)).astype(np.float32)
-    table = (ramp - 110.0) * np.float32(rng.uniform(0.6, 1.15)) * balance + 110.0 + np.float32(rng.uniform(-50.0, 40.0))
+    table = (
+        (_RAMP - 110.0) * np.float32(rng.uniform(0.6, 1.15)) * balance + 110.0 + np.float32(rng.uniform(-50.0, 40.0))
+    )
     return np.asarray(cv2.LUT(picture, np.clip(table, 0, 255).astype(np.uint8)[:, None, :]), np.uint8)
 
 
 def random_background(rng: np.random.Generator, size: int, part: Part) -> Picture:
-    """A random background, (size, size, 3) BGR bytes: a crop of a photograph of `part` two times in three, or a texture.
+    """A random background, (size, size, 3) BGR bytes: in two of three a crop of a photograph, or a texture.
 
     Costs about 0.1 ms at 96 x 96.
     """
@@ -156,14 +158,13 @@ def texture(rng: np.random.Generator, size: int) -> Picture:
     """A rendered texture, (size, size, 3) BGR bytes: noise, wood, stripes, checks, gradients or cloth."""
     field = _FIELDS[rng.integers(len(_FIELDS))](rng, size)
     first, second = _two_colours(rng)
-    share = np.linspace(0.0, 1.0, 256, dtype=np.float32)[:, None]
-    table = (first + (second - first) * share).astype(np.uint8)[:, None, :]
+    table = (first + (second - first) * (_RAMP / 255.0)).astype(np.uint8)[:, None, :]
     return np.asarray(cv2.LUT(cv2.merge([_bytes(field)] * 3), table), np.uint8)
 
 
 def _two_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    first = rng.uniform(15, 240, 3).astype(np.float32)
-    second = np.clip(first + rng.uniform(-1, 1) * 90 + rng.uniform(-35, 35, 3), 0, 255).astype(np.float32)
+    first = np.clip(rng.uniform(20, 230) + rng.uniform(-60, 60, 3), 0, 255).astype(np.float32)
+    second = np.clip(first + rng.uniform(-1, 1) * 90 + rng.uniform(-30, 30, 3), 0, 255).astype(np.float32)
     return first, second
 
 
