@@ -16,7 +16,7 @@ from edgeattn._cv2 import cv2
 from edgeattn.camera.pipeline import Result
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
-from edgeattn.timing import Clock, monotonic_ns
+from edgeattn.timing import NS_PER_MS, Clock, monotonic_ns
 
 NAMES = ("window", "mp4", "jsonl", "none")
 """Sinks by the names that a command line gives them."""
@@ -69,8 +69,8 @@ class Window:
             "QT_LOGGING_RULES", "default.warning=false"
         )  # its complaints about fonts, never drawn with
         self._title, self._clock = title, clock
-        self._period_ms = 1000.0 / fps if fps else 0.0
-        self._shown_ns = clock()
+        self._period_ns = round(1e9 / fps) if fps else 0
+        self._due_ns = clock()
         self._sized = False
         cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
 
@@ -84,9 +84,8 @@ class Window:
         elif self._closed():
             return ord("q")
         cv2.imshow(self._title, picture)
-        left_ms = self._period_ms - (self._clock() - self._shown_ns) / 1e6
-        key = int(cv2.waitKey(max(1, round(left_ms))))
-        self._shown_ns = self._clock()
+        key = int(cv2.waitKey(max(1, round((self._due_ns - self._clock()) / NS_PER_MS))))
+        self._due_ns = max(self._due_ns + self._period_ns, self._clock())
         return key & 0xFF if key >= 0 else -1
 
     def close(self) -> None:

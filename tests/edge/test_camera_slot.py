@@ -1,0 +1,97 @@
+"""The slot of one and the thread that fills it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from scripted import BLACK, Live
+
+from edgeattn.camera import Frame
+from edgeattn.camera.slot import Capture, Slot
+from edgeattn.errors import SourceError
+
+
+def frame(index: int) -> Frame:
+    return Frame(BLACK, index, index, "received")
+
+
+def test_only_the_latest_frame_is_given_and_drops_are_counted() -> None:
+    slot = Slot()
+    for index in range(5):
+        slot.put(frame(index))
+    taken = slot.take()
+    assert taken is not None
+    assert taken.index == 4
+    assert slot.dropped == 4
+    slot.put(frame(5))
+    slot.end()
+    last = slot.take()
+    assert last is not None, "what was put before the end is still given"
+    assert last.index == 5
+    assert slot.take() is None
+    assert slot.dropped == 4
+
+
+def test_take_waits_for_a_frame() -> None:
+    slot = Slot()
+    taken: list[Frame | None] = []
+    reader = threading.Thread(target=lambda: taken.append(slot.take()))
+    reader.start()
+    slot.put(frame(7))
+    reader.join(20)
+    assert [f.index for f in taken if f] == [7]
+
+
+def test_what_the_source_raises_comes_after_its_last_frame() -> None:
+    with Capture(Live([[0.0]], SourceError("the camera went away"))) as capture:
+        frames = iter(capture)
+        assert next(frames).index == 0
+        with pytest.raises(SourceError, match="went away"):
+            next(frames)
+
+
+class Absent(Live):
+    def __enter__(self) -> Absent:
+        raise SourceError("camera 7 does not open")
+
+
+def test_a_source_that_does_not_open_says_so_at_once() -> None:
+    with pytest.raises(SourceError, match="camera 7"), Capture(Absent([[0.0]])):
+        pass
+
+
+def test_closing_ends_the_thread_and_releases_the_source() -> None:
+    before = threading.active_count()
+    source = Live([[0.0], [1.0]])
+    with Capture(source) as capture:
+        assert next(iter(capture)).index == 0
+        source._wanted[1].set()  # the reader comes back from `read` ...
+    assert source.released.wait(20), "... and then releases the source itself"
+    assert threading.active_count() == before
+
+
+class Stuck(Live):
+    """Hangs in `read` until let go."""
+
+    def __init__(self) -> None:
+        super().__init__([[0.0]])
+        self.let_go = threading.Event()
+
+    def __iter__(self) -> Iterator[Frame]:
+        yield frame(0)
+        self.let_go.wait(20)
+        yield frame(1)
+
+
+def test_a_stuck_reader_is_left_behind() -> None:
+    source = Stuck()
+    capture = Capture(source).__enter__()
+    assert next(iter(capture)).index == 0
+    capture.close(patience_s=0.0)
+    assert not source.released.is_set()
+    source.let_go.set()
+    assert source.released.wait(20), "it ends by itself when the driver lets go"
+    capture._thread.join(20)
+    assert capture.slot.take() is None, "its late frame went nowhere"
