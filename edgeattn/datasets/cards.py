@@ -9,6 +9,7 @@ Legend of shapes: S side of the picture. Card coordinates: the origin in the mid
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -156,11 +157,8 @@ def draw_card(part: Part, label: int, rng: np.random.Generator, *, clear: bool =
     height = rng.uniform(0.58, 0.72)
     turn, slant, stretch = rng.uniform(-0.1, 0.1), rng.uniform(-0.15, 0.15), rng.uniform(0.85, 1.2)
     step = height / 8 * CELLS / GLYPH
-    shape = (
-        np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        @ np.array([[stretch, slant], [0, 1]])
-        * step
-    )
+    sin, cos = math.sin(turn), math.cos(turn)
+    shape = np.array([[cos * stretch, cos * slant - sin], [sin * stretch, sin * slant + cos]]) * step
     placed = np.eye(3)
     placed[:2, :2] = shape
     placed[:2, 2] = rng.uniform(-0.03, 0.03, 2) - shape @ np.full(2, (GLYPH - 1) / 2)
@@ -194,10 +192,16 @@ def _cover(rng: np.random.Generator) -> Cover:
 
 def hold(angle: float, tilt: tuple[float, float]) -> Matrix:
     """(3, 3) from card coordinates to a plane seen from three card heights away; angles in radians."""
-    (sin_x, sin_y), (cos_x, cos_y) = np.sin(tilt), np.cos(tilt)
-    tilted = np.array([[cos_y, sin_x * sin_y], [0.0, cos_x], [-sin_y / 3, sin_x * cos_y / 3]])
-    turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ tilted[:2]
-    return np.column_stack([np.vstack([turned, tilted[2]]), [0.0, 0.0, 1.0]])
+    sin_x, sin_y, cos_x, cos_y = math.sin(tilt[0]), math.sin(tilt[1]), math.cos(tilt[0]), math.cos(tilt[1])
+    sin, cos = math.sin(angle), math.cos(angle)
+    x, y = (cos_y, sin_x * sin_y), (0.0, cos_x)
+    return np.array(
+        [
+            [cos * x[0] - sin * y[0], cos * x[1] - sin * y[1], 0.0],
+            [sin * x[0] + cos * y[0], sin * x[1] + cos * y[1], 0.0],
+            [-sin_y / 3, sin_x * cos_y / 3, 1.0],
+        ]
+    )
 
 
 def scaled(pose: Matrix, scale: float, shift: NDArray[np.float64]) -> Matrix:
@@ -207,7 +211,7 @@ def scaled(pose: Matrix, scale: float, shift: NDArray[np.float64]) -> Matrix:
 
 def project(pose: Matrix, points: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 2) points through `pose`."""
-    mapped = np.column_stack([points, np.ones(len(points))]) @ pose.T
+    mapped = points @ pose[:, :2].T + pose[:, 2]
     return np.asarray(mapped[:, :2] / mapped[:, 2:])
 
 
@@ -218,7 +222,7 @@ def corners(card: Card) -> NDArray[np.float64]:
 
 def _random_pose(card: Card, size: int, rng: np.random.Generator) -> Matrix:
     """Anywhere in the picture, its height 45 to 95 % of the picture's, turned by up to 25 degrees and tilted."""
-    angle = np.deg2rad(np.clip(rng.normal(0, 11), -25, 25))
+    angle = math.radians(min(25.0, max(-25.0, rng.normal(0, 11))))
     pose = hold(angle, (rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5)))
     outline = project(pose, corners(card))
     low, high = outline.min(axis=0), outline.max(axis=0)
