@@ -20,12 +20,13 @@ Picture = NDArray[np.uint8]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 """Endings of picture files that are read."""
 HEIC_SUFFIXES = frozenset({".heic", ".heif"})
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 
 
 def read_picture(path: str | Path) -> Picture:
     """Read a picture as (H, W, 3) BGR bytes: upright by its EXIF turn, grey, CMYK, alpha and 16 bits reduced to that.
 
-    Transparent parts are shown on white.
+    Transparent parts are shown on white, except in a picture that EXIF turns.
 
     Raises:
         PictureError: the file is missing, empty, cut off, of another format, or HEIC.
@@ -44,44 +45,68 @@ def decode_picture(data: bytes, name: str) -> Picture:
     Raises:
         PictureError: the bytes are empty, cut off, of another format, or HEIC.
     """
-    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc", b"ftypheim"):
-        raise PictureError(f"{name}: HEIC is not read; turn it into JPEG first, for example: heif-convert IN.heic OUT.jpg")
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+        raise PictureError(
+            f"{name}: HEIC is not read; turn it into JPEG first, for example: heif-convert IN.heic OUT.jpg"
+        )
     if _is_cut_off(data):
         raise PictureError(f"{name}: the file is cut off; copy it again or delete it")
     coded = np.frombuffer(data, np.uint8)
     try:
         picture = cv2.imdecode(coded, cv2.IMREAD_COLOR) if len(coded) else None
-        if picture is not None and data.startswith(b"\x89PNG") and data[25:26] in (b"\x04", b"\x06"):  # grey or RGB + alpha
-            picture = _on_white(cv2.imdecode(coded, cv2.IMREAD_UNCHANGED), picture)
+        if picture is not None and _may_be_transparent(data):
+            picture = _on_white(coded, picture)
     except cv2.error as error:
         raise PictureError(f"{name}: cannot be decoded ({str(error).strip().splitlines()[-1]})") from error
     if picture is None:
-        raise PictureError(f"{name}: not a picture that can be read (JPEG, PNG, BMP, WebP, TIFF, PNM); convert or delete it")
+        raise PictureError(
+            f"{name}: not a picture that can be read (JPEG, PNG, BMP, WebP, TIFF, PNM); convert or delete it"
+        )
     return np.asarray(picture, np.uint8)
 
 
-def _on_white(unchanged: NDArray[np.generic], colour: Picture) -> Picture:
-    if unchanged.ndim != 3 or unchanged.shape[2] != 4 or unchanged.shape[:2] != colour.shape[:2]:
-        return colour
+def _may_be_transparent(data: bytes) -> bool:
+    """Whether to look for an alpha channel: that costs a second decoding."""
+    if data.startswith(b"\x89PNG"):
+        return data[25:26] in (b"\x04", b"\x06") or b"tRNS" in data  # grey or RGB with alpha, or a transparent colour
+    return data[8:12] == b"WEBP" or data[:4] in (b"II*\0", b"MM\0*")
+
+
+def _on_white(coded: NDArray[np.uint8], upright: Picture) -> Picture:
+    """Blend a picture, decoded without its alpha channel, with white."""
+    unchanged = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED)
+    if unchanged is None or unchanged.ndim != 3 or unchanged.shape[2] != 4:
+        return upright
+    # The alpha channel is as the file has it, not turned upright; to a turned picture it does not fit.
+    as_stored = cv2.imdecode(coded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if as_stored is None or not np.array_equal(as_stored, upright):
+        return upright
     alpha = unchanged[..., 3:].astype(np.float32) / np.iinfo(unchanged.dtype).max
-    return np.rint(colour * alpha + 255.0 * (1.0 - alpha)).astype(np.uint8)
+    return np.asarray(np.rint(upright * alpha + 255.0 * (1.0 - alpha)), np.uint8)
 
 
 def _is_cut_off(data: bytes) -> bool:
     # OpenCV fills the missing part of a truncated JPEG with grey and says nothing to the caller.
     if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data[-64:]
+        return b"IEND" not in data
     if not data.startswith(b"\xff\xd8"):
         return False
     at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:  # over the segments to the start of scan
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":  # over the segments to the start of scan
+        filled = data[at + 1 : at + 2] == b"\xff"  # a marker may be preceded by any number of these
+        at += 1 if filled else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return data.find(b"\xff\xd9", at) < 0
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """All picture files in `folder` and below, sorted; HEIC files are listed too, so that reading names them."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES | HEIC_SUFFIXES and not p.name.startswith("."))
+    """All picture files in `folder` and below, sorted, hidden ones and those in hidden folders left out.
+
+    HEIC files are listed too, so that reading names them.
+    """
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES | HEIC_SUFFIXES)
+    return sorted(
+        p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts) and p.is_file()
+    )
 
 
 def crop_box(height: int, width: int, spec: InputSpec) -> tuple[int, int, int, int]:
@@ -113,7 +138,7 @@ def to_input(cropped: Picture, spec: InputSpec) -> NDArray[np.generic]:
     rgb = cv2.cvtColor(np.ascontiguousarray(cropped), cv2.COLOR_BGR2RGB)
     if spec.layout == "nhwc_u8":
         return np.asarray(rgb[None], np.uint8)
-    normalised = (rgb.astype(np.float32) - np.float32(spec.mean)) / np.float32(spec.std)
+    normalised = (rgb.astype(np.float32) - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
 
 
