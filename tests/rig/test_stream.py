@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from mjpeg import MjpegCamera, stamped_ns
 from edgeattn._cv2 import cv2
 from edgeattn.bundle import Bundle
 from edgeattn.camera import Camera, Pipeline, Result, Video
+from edgeattn.cli.run import run
 from edgeattn.engines.fake import FakeEngine
 from edgeattn.errors import SourceError
 
@@ -72,6 +74,21 @@ def test_a_stream_that_ends_says_so() -> None:
     assert threading.active_count() <= before
 
 
+def test_a_run_whose_camera_goes_away_leaves_video_and_report(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    video, report = tmp_path / "seen.mp4", tmp_path / "run.json"
+    with MjpegCamera(fps=60, end_after=30) as camera, pytest.raises(SourceError, match="gave no more frames"):
+        run(
+            str(tiny_bundle.path), source=camera.url, engine="onnxruntime", precision="float", sink=["mp4"], out=video,
+            json=report,
+        )  # fmt: skip
+    figures = json.loads(report.read_text(encoding="utf-8"))
+    assert 10 <= figures["frames"] <= 30
+    assert figures["age_from"] == "received"
+    capture = cv2.VideoCapture(str(video))
+    assert capture.read()[0]
+    capture.release()
+
+
 def test_a_silent_stream_is_given_up_after_the_time_out() -> None:
     with MjpegCamera(fps=60, stall_after=10) as camera:
         start = time.monotonic()
@@ -88,6 +105,7 @@ sys.path.insert(0, {tests!r})
 import tiny
 from edgeattn.bundle import Bundle
 from edgeattn.camera import Camera, Pipeline
+from edgeattn.cli.run import run
 from edgeattn.engines.fake import FakeEngine
 import numpy as np
 engine = FakeEngine({{"logits": np.zeros((1, 3), np.float32)}})
