@@ -1,8 +1,8 @@
 """The artefact on disk: a folder `NAME.edgeattn/` that describes, carries and proves a model.
 
-`bundle.json` holds the schema version, the spec, the artefacts with their gates, provenance (recipe, calibration, licence
-and attributions) and the sha256 of every file. `golden/` holds up to 50 inputs with the float outputs, so that any box,
-engine or NPU can be checked against the maker's answers.
+`bundle.json` holds the schema version, the spec, the artefacts with their gates, provenance (recipe, calibration,
+licence and attributions), the sha256 of every file, and a digest of itself. `golden/` holds up to 50 inputs with the
+float outputs, so that any box, engine or NPU can be checked against the maker's answers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 import uuid
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -66,11 +67,22 @@ class Bundle:
         return self.path / artefact.file
 
     def golden(self) -> dict[str, NDArray[np.generic]]:
-        """Inputs (`inputs`, N x spec.input.shape[1:]) and the maker's float outputs by name; empty where none were kept."""
+        """Inputs (`inputs`, N x spec.input.shape[1:]) and the maker's float outputs by name; empty where none are kept.
+
+        Raises:
+            BundleError: the file is no such thing.
+        """
         if GOLDEN not in self.sha256:
             return {}
-        with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+        try:
+            with (self.path / GOLDEN).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+                golden = {key: arrays[key] for key in arrays.files}
+        except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+            raise BundleError(f"{self.path}: {GOLDEN} cannot be read ({error}); make the bundle again") from error
+        wanted = {"inputs", self.spec.output, *(m.output for m in self.spec.maps)}
+        if not wanted <= golden.keys() or golden["inputs"].shape[1:] != self.spec.input.shape[1:]:
+            raise BundleError(f"{self.path}: {GOLDEN} does not fit the spec; make the bundle again")
+        return golden
 
     def digest(self) -> str:
         """Digest over all files: two bundles with the same one hold the same model."""
@@ -88,24 +100,16 @@ def load(name: str | Path) -> Bundle:
     manifest = path / "bundle.json"
     if not manifest.is_file():
         raise BundleError(f"{path} is not a bundle: bundle.json is missing; make one with: edgeattn make PHOTOS")
-    try:
-        raw = json.loads(manifest.read_text(encoding="utf-8"))
-        schema = str(raw.pop("schema", ""))
-    except (ValueError, AttributeError) as error:
-        raise BundleError(f"{manifest} is not valid JSON ({error}); restore it or make the bundle again") from error
-    if schema != SCHEMA:
-        raise BundleError(
-            f"{path} has schema '{schema}', this version reads '{SCHEMA}'; update with: pip install --upgrade edgeattn"
-        )
-    try:
-        contents = from_json(_Contents, raw)
-    except SpecError as error:
-        raise BundleError(f"{manifest}: {error}; restore it or make the bundle again") from error
+    contents = _read_manifest(manifest)
     for file, digest in contents.sha256.items():
         _check_file(path, file, digest)
     for artefact in contents.artefacts:
-        if artefact.file not in contents.sha256:
-            raise BundleError(f"{manifest}: artefact {artefact.file} has no digest; make the bundle again")
+        for file in _files_of(artefact):
+            if file not in contents.sha256:
+                raise BundleError(f"{manifest}: {file} of an artefact has no digest; make the bundle again")
+    for file in contents.sha256:
+        if file.endswith(".onnx"):
+            _check_external_data(path, file, contents.sha256)
     return Bundle(path, contents.spec, contents.artefacts, contents.provenance, contents.sha256)
 
 
@@ -133,26 +137,84 @@ class _Contents:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _read_manifest(manifest: Path) -> _Contents:
+    try:
+        raw = json.loads(manifest.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BundleError(f"{manifest} cannot be read ({error.strerror}); check its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{manifest} is not valid JSON ({error}); restore it or make the bundle again") from error
+    if not isinstance(raw, dict):
+        raise BundleError(f"{manifest} holds no JSON object; restore it or make the bundle again")
+    schema, digest = str(raw.pop("schema", "")), raw.pop("digest", "")
+    if schema != SCHEMA:
+        raise BundleError(
+            f"{manifest.parent} has schema '{schema}', this version reads '{SCHEMA}'; "
+            "update with: pip install --upgrade edgeattn"
+        )
+    try:
+        contents = from_json(_Contents, raw)
+    except SpecError as error:
+        raise BundleError(f"{manifest}: {error}; restore it or make the bundle again") from error
+    if digest != _digest(raw):
+        raise BundleError(f"{manifest} was altered since it was made (its digest differs); copy the bundle again")
+    return contents
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _files_of(artefact: Artefact) -> tuple[str, ...]:
+    """The artefact's file, and the weights of an OpenVINO IR beside it."""
+    file = artefact.file
+    return (file, file.removesuffix(".xml") + ".bin") if file.endswith(".xml") else (file,)
+
+
 def _check_file(folder: Path, file: str, digest: str) -> None:
     inside = PurePosixPath(file)
-    if inside.is_absolute() or ".." in inside.parts or not (folder / file).resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"{folder}: the file name '{file}' leads out of the bundle; do not use this bundle")
+    if "\0" in file or inside.is_absolute() or ".." in inside.parts or not _lies_in(folder, folder / file):
+        raise BundleError(f"{folder}: the file name {file!r} leads out of the bundle; do not use this bundle")
     if not (folder / file).is_file():
         raise BundleError(f"{folder}: {file} is missing; copy the whole folder again")
     if sha256(folder / file) != digest:
         raise BundleError(f"{folder}: {file} was altered since it was made (sha256 differs); copy the bundle again")
-    if inside.suffix == ".onnx":
-        _check_external_data(folder / file)
 
 
-def _check_external_data(file: Path) -> None:
+def _lies_in(folder: Path, file: Path) -> bool:
+    return file.resolve().is_relative_to(folder.resolve())
+
+
+def _check_external_data(folder: Path, file: str, digests: Mapping[str, str]) -> None:
+    """Weights that an ONNX file keeps in other files must be in the bundle too, with a digest."""
+    if b"location" not in (folder / file).read_bytes():  # the key under which a tensor names its file
+        return
     import onnx
 
-    model = onnx.load(file, load_external_data=False)
-    for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location" and not (file.parent / entry.value).resolve().is_relative_to(file.parent.resolve()):
-                raise BundleError(f"{file}: its weights lie outside the bundle ({entry.value}); do not use this bundle")
+    try:
+        model = onnx.load(folder / file, load_external_data=False)
+    except Exception as error:  # whatever protobuf raises
+        raise BundleError(f"{folder}: {file} is not an ONNX file; make the bundle again") from error
+    home = (folder / file).parent
+    for location in sorted(_external_locations(model)):
+        beside = home / location
+        if "\0" in location or not _lies_in(folder, beside):
+            raise BundleError(
+                f"{folder}: the weights of {file} lie outside the bundle ({location}); do not use this bundle"
+            )
+        if beside.resolve().relative_to(folder.resolve()).as_posix() not in digests:
+            raise BundleError(f"{folder}: the weights of {file} in {location} have no digest; make the bundle again")
+
+
+def _external_locations(message: Any) -> set[str]:
+    """Files that tensors anywhere in a protobuf message (initializers, attributes, subgraphs, functions) point to."""
+    found = {entry.value for entry in getattr(message, "external_data", ()) if entry.key == "location"}
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is not None:
+            repeated = not hasattr(value, "ListFields")
+            for part in value if repeated else (value,):
+                found |= _external_locations(part)
+    return found
 
 
 def sha256(file: Path) -> str:
@@ -198,10 +260,14 @@ def write(bundle: Bundle, files: Mapping[str, Path | bytes]) -> Bundle:
         files: every file of the bundle by its name inside, as bytes or as the path to copy from.
 
     Raises:
-        BundleError: the disk is full or the folder cannot be written; what stood there before still stands.
+        BundleError: the disk is full, the folder cannot be written or holds something else, or the bundle would not
+            open; what stood there before still stands.
     """
+    folder = bundle.path.resolve()
+    if folder.exists() and not _replaceable(folder):
+        raise BundleError(f"{folder} is there already and is no bundle; choose another path")
     try:
-        with replacing(bundle.path) as fresh:
+        with replacing(folder) as fresh:
             for name, source in files.items():
                 target = fresh / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -210,11 +276,21 @@ def write(bundle: Bundle, files: Mapping[str, Path | bytes]) -> Bundle:
                 else:
                     shutil.copyfile(source, target)
             digests = {name: sha256(fresh / name) for name in sorted(files)}
-            manifest = {"schema": SCHEMA} | to_json(_Contents(bundle.spec, bundle.artefacts, digests, bundle.provenance))
-            (fresh / "bundle.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            manifest = to_json(_Contents(bundle.spec, bundle.artefacts, digests, bundle.provenance))
+            head = {"schema": SCHEMA, "digest": _digest(manifest)}
+            text = json.dumps(head | manifest, indent=1, ensure_ascii=False) + "\n"
+            (fresh / "bundle.json").write_text(text, encoding="utf-8")
+            written = load(fresh)  # before it takes the old one's place
     except OSError as error:
-        raise BundleError(f"{bundle.path} was not written ({error.strerror or error}); what stood there before is unchanged") from error
-    return load(bundle.path)
+        raise BundleError(
+            f"{folder} was not written ({error.strerror or error}); what stood there before is unchanged"
+        ) from error
+    return replace(written, path=folder)
+
+
+def _replaceable(folder: Path) -> bool:
+    """A bundle or an empty folder; anything else may be somebody's pictures."""
+    return folder.is_dir() and ((folder / "bundle.json").is_file() or not any(folder.iterdir()))
 
 
 def extend(
@@ -231,8 +307,12 @@ def extend(
     """
     made = {(a.engine, a.target, a.precision) for a in artefacts}
     kept = tuple(a for a in bundle.artefacts if (a.engine, a.target, a.precision) not in made)
-    orphans = {a.file for a in bundle.artefacts} - {a.file for a in kept} - {a.file for a in artefacts}
+    orphans = _all_files(bundle.artefacts) - _all_files(kept) - _all_files(artefacts)
     carried: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.sha256 if name not in orphans}
     merged = {**bundle.provenance, **(provenance or {})}
     grown = replace(bundle, path=path or bundle.path, artefacts=kept + artefacts, provenance=merged)
     return write(grown, {**carried, **files})
+
+
+def _all_files(artefacts: tuple[Artefact, ...]) -> set[str]:
+    return {file for artefact in artefacts for file in _files_of(artefact)}

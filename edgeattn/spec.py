@@ -18,6 +18,9 @@ Task = Literal["classify"]
 Layout = Literal["nhwc_u8", "nchw_f32"]
 Interpolation = Literal["auto", "linear", "area"]
 
+VERDICTS = ("passed", "failed", "cannot tell")
+"""How a gate can end."""
+
 T = TypeVar("T")
 
 
@@ -30,7 +33,7 @@ class InputSpec:
     width: int
     """Columns of the model's input, in pixels."""
     layout: Layout = "nhwc_u8"
-    """`nhwc_u8`: (B, H, W, 3) RGB bytes, normalised inside the model; `nchw_f32`: (B, 3, H, W) normalised outside it."""
+    """`nhwc_u8`: (B, H, W, 3) RGB bytes, normalised inside the model; `nchw_f32`: (B, 3, H, W), normalised outside."""
     interpolation: Interpolation = "auto"
     """`auto` takes area averaging when a picture shrinks to less than half, linear otherwise."""
     crop: float = 1.0
@@ -48,6 +51,8 @@ class InputSpec:
                 raise SpecError(f"input.{side} is {getattr(self, side)}; it must lie in 8 to 4096 pixels")
         if not 0.1 <= self.crop <= 1.0:
             raise SpecError(f"input.crop is {self.crop}; it must lie in 0.1 to 1")
+        if not all(value > 0 for value in self.std):
+            raise SpecError(f"input.std is {self.std}; a divisor must be above 0")
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -107,6 +112,11 @@ class Spec:
             raise SpecError(f"labels has {len(self.labels)} entries; a classifier needs two at least")
         if len(set(self.labels)) != len(self.labels):
             raise SpecError("labels holds the same name twice")
+        outputs = [self.output, *(m.output for m in self.maps)]
+        if len(set(outputs)) != len(outputs):
+            raise SpecError(f"two of the outputs have the same name: {', '.join(outputs)}")
+        if self.rejection and not 0 <= (self.rejection.index or 0) <= len(self.labels):
+            raise SpecError(f"rejection.index is {self.rejection.index}; it must lie in 0 to {len(self.labels)}")
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,11 @@ class Artefact:
     """Versions of what made it."""
     gates: Mapping[str, Any] = field(default_factory=dict)
     """What was measured on it: a mapping from a gate's name to its figures and `verdict`."""
+
+    def __post_init__(self) -> None:
+        for name, gate in self.gates.items():
+            if not isinstance(gate, Mapping) or gate.get("verdict") not in VERDICTS:
+                raise SpecError(f"gate '{name}' of {self.file} has no verdict; it must be one of {', '.join(VERDICTS)}")
 
     @property
     def verdict(self) -> str:
@@ -159,7 +174,9 @@ def from_json(cls: type[T], value: Any, where: str = "") -> T:
     hints = typing.get_type_hints(cls)
     unknown = set(value) - set(hints)
     if unknown:
-        raise SpecError(f"{where or cls.__name__} has an unknown field '{sorted(unknown)[0]}'; known: {', '.join(hints)}")
+        raise SpecError(
+            f"{where or cls.__name__} has an unknown field '{sorted(unknown)[0]}'; known: {', '.join(hints)}"
+        )
     parsed = {key: parse(hints[key], item, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
     try:
         return cls(**parsed)
@@ -190,7 +207,9 @@ def parse(hint: Any, value: Any, where: str) -> Any:
         kinds = arguments[:1] * len(value) if len(arguments) == 2 and arguments[1] is ... else arguments
         if len(kinds) != len(value):
             raise SpecError(f"{where} must have {len(kinds)} entries, not {len(value)}")
-        return tuple(parse(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+        return tuple(
+            parse(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        )
     if dataclasses.is_dataclass(hint):
         return from_json(typing.cast("type[Any]", hint), value, where)
     plain = origin or hint
