@@ -1,7 +1,7 @@
 """The built-in data set: handwritten digits printed on cards that lie, tilted and lit, over real photographs.
 
 A stand-in for a machine without any data, rendered on the fly: a sample is made from (seed, part, index) alone. The
-digits are scikit-learn's 8 x 8 ones (1,797 instances), the photographs those of `backgrounds`; instances and photographs
+digits are scikit-learn's 8 x 8 ones (1,797 instances), the photographs those of `backgrounds`; digits and photographs
 of training, validation and test are disjoint, whatever the seed. Each sample knows its class, its box and its mask.
 
 Legend of shapes: S side of the picture. Card coordinates: the origin in the middle of the card, its height is 1.
