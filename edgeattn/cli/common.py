@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from edgeattn.errors import EdgeAttnError
+from edgeattn.errors import EdgeAttnError, ExtraMissingError
 
 console = Console(highlight=False, soft_wrap=True)
 """Standard output; plain text when it is no terminal."""
@@ -31,3 +31,21 @@ def write_json(path: Path | None, payload: dict[str, Any]) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise EdgeAttnError(f"{path}: the report was not written ({error.strerror}); choose another --json path") from error
+
+
+def say(line: str) -> None:
+    """Print a line as it is: brackets and colons of paths are no markup."""
+    console.print(line, markup=False)
+
+
+def need_training(verb: str) -> None:
+    """Check that the training half is installed.
+
+    Raises:
+        ExtraMissingError: it is not; names the pip line.
+    """
+    from importlib.util import find_spec
+
+    for package in ("torch", "onnxscript", "nncf", "accelerate", "safetensors", "sklearn", "skimage"):
+        if find_spec(package) is None:
+            raise ExtraMissingError(package, "train", verb)

@@ -35,6 +35,10 @@ SIZES = {
 }
 
 
+BRANCH = 0.2
+"""Scale that a residual branch starts from: twelve blocks then begin near the identity and learn sooner."""
+
+
 class Block(nn.Module):
     """One EdgeMeta block: (B, C, H, W) -> (B, C, H, W)."""
 
@@ -44,6 +48,8 @@ class Block(nn.Module):
         self.attention = build_attention(attention, channels)
         self.expand: nn.Module = ConvNorm(channels, 2 * channels, 1)
         self.project: nn.Module = ConvNorm(2 * channels, channels, 1)
+        for branch in (self.local, self.project):
+            nn.init.constant_(branch[1].weight, BRANCH)  # type: ignore[index]
         self.channels = channels
         self.is_deployed = False
 

@@ -7,7 +7,7 @@ one would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from edgeattn._cv2 import cv2
 from edgeattn.datasets.folder import Sample
+from edgeattn.deploy.calibration import Calibration
 from edgeattn.imaging import Picture, prepare, read_picture
 from edgeattn.spec import InputSpec
 from edgeattn.train.augment import Augment, shrink
@@ -45,6 +46,14 @@ class TrainingData:
     """Training pictures, augmented."""
     validation: Sequence[tuple[Picture, int]]
     """Pictures of any size with their labels, for choices."""
+    test: Sequence[tuple[Picture, int]] = ()
+    """Likewise, opened once at the end."""
+    calibration: Calibration | None = None
+    """A set drawn from the training pictures, to quantize on."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of the pictures: which were skipped, how they were split."""
+    attributions: tuple[Mapping[str, str], ...] = ()
+    """Sources and licences, where they are known."""
 
 
 class PictureFiles(Sequence[tuple[Picture, int]]):
@@ -119,9 +128,10 @@ class Loader:
 
     def __init__(self, views: Views, *, batch_size: int, seed: int, workers: int) -> None:
         self.order = _Order(len(views), seed)
+        self.batch_size = min(batch_size, len(views))
         self.batches: DataLoader[tuple[torch.Tensor, int]] = DataLoader(
             _Epoch(views, seed),
-            batch_size=min(batch_size, len(views)),
+            batch_size=self.batch_size,
             sampler=self.order,  # type: ignore[arg-type]
             drop_last=True,
             num_workers=workers,

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edgeattn.errors import DataError, EdgeAttnError
+from edgeattn.imaging import Picture
 from edgeattn.nn.model import build_model
 from edgeattn.spec import from_json, to_json
 from edgeattn.timing.environment import environment
@@ -75,7 +78,7 @@ def train(
     if resume and (folder / "model.safetensors").is_file():
         return load_run(folder)
     teacher = load_run(Path(recipe.teacher)) if recipe.teacher != "none" else None
-    data = data or open_data(recipe)
+    data = data or open_data(recipe, folder)
     if teacher is not None and teacher.labels != data.labels:
         raise DataError(f"the teacher {recipe.teacher} knows {teacher.labels}, the data {data.labels}; train it on these pictures")
     run = _Run(recipe, folder, data, teacher.model if teacher else None)
@@ -137,7 +140,7 @@ class _Run:
                 last = epoch + 1 == self.recipe.epochs
                 metrics = {"epoch": epoch} | self._epoch(epoch, bar, task)
                 if last or epoch % max(1, self.recipe.epochs // 10) == 0:
-                    metrics["validation_top1"] = accuracy(self.averaged, self.data, self.recipe)
+                    metrics["validation_top1"] = top1(self.averaged, self.data.validation, self.recipe)
                     bar.update(task, note=f"validation top-1 {metrics['validation_top1']:.1%}")
                 with metrics_file.open("a") as stream:
                     stream.write(json.dumps(metrics) + "\n")
@@ -150,13 +153,14 @@ class _Run:
         self.model.train()
         sums: dict[str, float] = {}
         for batch_BHW3, label_B in self.loader.epoch(epoch):
-            terms = self._step(batch_BHW3.to(self.accelerator.device), label_B.to(self.accelerator.device))
+            terms = self.advance(batch_BHW3.to(self.accelerator.device), label_B.to(self.accelerator.device))
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value
             bar.advance(task)
         return {name: value / len(self.loader) for name, value in sums.items()} | {"lr": self._lr()}
 
-    def _step(self, batch_BHW3: Tensor, label_B: Tensor) -> dict[str, float]:
+    def advance(self, batch_BHW3: Tensor, label_B: Tensor) -> dict[str, float]:
+        """One step; returns the named loss terms."""
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr()
         x_BCHW, target_BK, label_B = self._mix(normalise(batch_BHW3), label_B)
@@ -231,16 +235,37 @@ class _Run:
         return int(state["epoch"])
 
 
-def accuracy(model: nn.Module, data: TrainingData, recipe: Recipe) -> float:
-    """Top-1 on the validation pictures, as a fraction; `nan` when there are none."""
+def answers(model: nn.Module, pictures: Sequence[tuple[Picture, int]], recipe: Recipe) -> NDArray[np.int64]:
+    """Best class of each picture, (N,)."""
     model.eval()
     device = next(model.parameters()).device
-    right = total = 0
+    found = [np.empty(0, np.int64)]
     with torch.inference_mode():
-        for batch_BHW3, label_B in evaluation_batches(data.validation, recipe.input):
-            answer_B = model(normalise(batch_BHW3.to(device))).argmax(1).cpu()
-            right, total = right + int((answer_B == label_B).sum()), total + len(label_B)
-    return right / total if total else math.nan
+        for batch_BHW3, _ in evaluation_batches(pictures, recipe.input):
+            found.append(model(normalise(batch_BHW3.to(device))).argmax(1).cpu().numpy())
+    return np.concatenate(found)
+
+
+def top1(model: nn.Module, pictures: Sequence[tuple[Picture, int]], recipe: Recipe) -> float:
+    """Share of right answers; `nan` when there are no pictures."""
+    labels = np.array([label for _, label in pictures])
+    return float((answers(model, pictures, recipe) == labels).mean()) if len(labels) else math.nan
+
+
+def views_per_second(recipe: Recipe, data: TrainingData, folder: Path, steps: int = 6) -> float:
+    """Training speed on this machine, by a few steps of a run that is thrown away."""
+    teacher = load_run(Path(recipe.teacher)).model if recipe.teacher != "none" else None
+    trial = _Run(replace(recipe, epochs=1000), folder, data, teacher)
+    trial.model.train()
+    batches = (batch for epoch in range(1000) for batch in trial.loader.epoch(epoch))
+    started = 0.0
+    for step, (batch_BHW3, label_B) in enumerate(batches):
+        if step == 2:  # the first steps start workers and choose kernels
+            started = time.monotonic()
+        trial.advance(batch_BHW3.to(trial.accelerator.device), label_B.to(trial.accelerator.device))
+        if step == 1 + steps:
+            break
+    return steps * trial.loader.batch_size / (time.monotonic() - started)
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

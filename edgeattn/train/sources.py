@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeattn.datasets.cards import Cards
+from edgeattn.datasets.cards import Cards, attributions, write_folder
 from edgeattn.datasets.folder import scan
-from edgeattn.datasets.splits import Split, split
+from edgeattn.datasets.splits import split
+from edgeattn.deploy.calibration import FEWEST, PICTURES, draw
 from edgeattn.errors import SpecError
 from edgeattn.imaging import Picture
 from edgeattn.nn.named import resolve
@@ -17,7 +18,7 @@ from edgeattn.train.loader import FolderViews, PictureFiles, TrainingData
 from edgeattn.train.recipe import Recipe
 
 CARDS_VIEWS = 6_000
-CARDS_VALIDATION = 1_000
+CARDS_HELD_OUT = 1_000
 
 
 class CardViews:
@@ -51,28 +52,52 @@ class CardPictures(Sequence[tuple[Picture, int]]):
         return sample.picture, sample.label
 
 
-def open_data(recipe: Recipe) -> TrainingData:
+def open_data(recipe: Recipe, scratch: Path) -> TrainingData:
     """Open the pictures that a recipe names.
+
+    Args:
+        recipe: names the data, the size of the input, the seed of the split.
+        scratch: folder for pictures that are rendered, such as the calibration set of `cards`.
 
     Raises:
         DataError: no such folder, or pictures that cannot be trained on.
         SpecError: a function of the user's own that gives something else.
     """
     if recipe.data == "cards":
-        train = Cards("train", seed=recipe.split_seed, size=recipe.imgsz)
-        validation = Cards("validation", seed=recipe.split_seed, size=recipe.imgsz)
-        views = CardViews(train, recipe.views_per_epoch or CARDS_VIEWS)
-        return TrainingData(train.labels, views, CardPictures(validation, CARDS_VALIDATION))
+        return _cards(recipe, scratch)
     if ":" in recipe.data and not Path(recipe.data).exists():
         made = resolve("data", recipe.data, {})(recipe)
         if not isinstance(made, TrainingData):
             raise SpecError(f"data '{recipe.data}' gave a {type(made).__name__}; it must give a TrainingData")
         return made
-    listing, parts = split_folder(recipe)
-    return TrainingData(listing, FolderViews(parts.train, recipe.input, recipe.augment), PictureFiles(parts.validation))
+    return _folder(recipe)
 
 
-def split_folder(recipe: Recipe) -> tuple[tuple[str, ...], Split]:
-    """Labels and the three parts of the folder that a recipe names, the same each time."""
-    listing = scan(Path(recipe.data))
-    return listing.labels, split(listing, seed=recipe.split_seed)
+def _cards(recipe: Recipe, scratch: Path) -> TrainingData:
+    seed, size = recipe.split_seed, recipe.imgsz
+    root = write_folder(scratch / "calibration-cards", "train", PICTURES, seed=seed, size=size)
+    listing = scan(root)
+    return TrainingData(
+        Cards.labels,
+        CardViews(Cards("train", seed=seed, size=size), recipe.views_per_epoch or CARDS_VIEWS),
+        CardPictures(Cards("validation", seed=seed, size=size), CARDS_HELD_OUT),
+        CardPictures(Cards("test", seed=seed, size=size), CARDS_HELD_OUT),
+        draw(listing.samples, listing.labels, root, seed=seed, licence="see bundle.json"),
+        attributions=tuple(attributions("train")),
+    )
+
+
+def _folder(recipe: Recipe) -> TrainingData:
+    root = Path(recipe.data)
+    listing = scan(root)
+    parts = split(listing, seed=recipe.split_seed)
+    skipped = tuple(f"skipped {path}: {reason}" for path, reason in listing.skipped)
+    few = len(parts.train) < FEWEST
+    return TrainingData(
+        listing.labels,
+        FolderViews(parts.train, recipe.input, recipe.augment),
+        PictureFiles(parts.validation),
+        PictureFiles(parts.test),
+        None if few else draw(parts.train, listing.labels, root, seed=recipe.split_seed),
+        (*skipped, *parts.notes),
+    )

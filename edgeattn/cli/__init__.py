@@ -1,0 +1,59 @@
+"""The `edgeattn` command: one module a verb; a verb imports its half when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+import edgeattn
+from edgeattn.cli.demo import demo
+from edgeattn.cli.doctor import doctor
+from edgeattn.cli.export import export
+from edgeattn.cli.info import info
+from edgeattn.cli.make import make
+from edgeattn.cli.profile import profile
+from edgeattn.cli.quantize import quantize
+from edgeattn.cli.run import run
+from edgeattn.cli.train import train
+from edgeattn.cli.verify import verify
+from edgeattn.errors import EdgeAttnError
+
+app = typer.Typer(
+    name="edgeattn",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Small vision models with attention: pictures in, a checked int8 model live on your box out.",
+    epilog="Exit codes: 0 done, 1 a gate failed, 2 wrong usage or bad input, 3 no verdict.",
+)
+for verb in (demo, make, train, export, quantize, verify, run, profile, info, doctor):
+    app.command()(verb)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgeattn {edgeattn.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version.")) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command; errors that we raise on purpose are one line and exit code 2."""
+    try:
+        app()
+    except EdgeAttnError as error:
+        print(f"edgeattn: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("edgeattn: stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `edgeattn ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,91 @@
+"""`edgeattn make`: pictures in, running model out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeattn.cli.common import console, need_training, say, write_json
+
+if TYPE_CHECKING:
+    from edgeattn.workflow import Made
+
+
+def make(
+    photos: Annotated[Path, typer.Argument(help="Folder of class folders: PHOTOS/cup/1.jpg, PHOTOS/plate/2.jpg, ...")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="Where runs and the bundle go; default: runs/NAME of the folder.")] = None,
+    model: Annotated[str, typer.Option(help="pico, nano, or package.module:function.")] = "pico",
+    attention: Annotated[str, typer.Option(help="none, se, eca, cbam, coord, or package.module:Class.")] = "coord",
+    imgsz: Annotated[int, typer.Option(help="Side of the square input, in pixels.")] = 96,
+    teacher: Annotated[str, typer.Option(help="auto, none, or the folder of a teacher's run.")] = "auto",
+    minutes: Annotated[float, typer.Option(min=1.0, help="Time to plan for, teacher included.")] = 8.0,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")] = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a field of the recipe: field=value.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
+) -> None:
+    """Train, distil, export, quantize and verify a model on your own pictures, and print the line that runs it."""
+    need_training("edgeattn make")
+    from edgeattn import workflow
+    from edgeattn.train.recipe import Recipe, override
+    from edgeattn.train.sources import open_data
+
+    name = photos.resolve().name
+    out = out or Path("runs") / name
+    recipe = override(
+        Recipe(str(photos), model=model, attention=attention, imgsz=imgsz, teacher=teacher, seed=seed, mixup=0.3), set_ or []
+    )
+    data = open_data(recipe, out)
+    for note in data.notes:
+        say(note)
+    say(f"{len(data.labels)} classes; {len(data.train)} pictures to train, {len(data.validation)} to choose, {len(data.test)} to test")
+    made = workflow.make(recipe, data, out, name, minutes=minutes, resume=resume, progress=True, say=say)
+    report = summary(made) | {"schema": "edgeattn.make/1", "test_top1": test_accuracy(made, data.test)}
+    write_json(json, report)
+    if data.test:
+        say(f"test (opened once, {len(data.test)} pictures): top-1 {report['test_top1']:.1%} in float")
+    offer(made, out, name, data)
+    console.print(f"\nrun it:   edgeattn run {made.quantized.bundle.path} --source 0", markup=False)
+    console.print(f"time it:  edgeattn profile {made.quantized.bundle.path}", markup=False)
+
+
+def summary(made: Made) -> dict[str, Any]:
+    """What a report says of a made bundle, and a table of its artefacts on screen."""
+    from edgeattn.cli.verify import table
+
+    console.print(table(made.quantized.report))
+    return {
+        "bundle": str(made.quantized.bundle.path),
+        "run": str(made.trained.folder),
+        "validation_top1": made.trained.metrics["validation_top1"],
+        "teacher_top1": made.teacher.metrics["validation_top1"] if made.teacher else None,
+        "results": made.quantized.report.json()["results"],
+    }
+
+
+def test_accuracy(made: Made, pictures: Any) -> float | None:
+    """Top-1 of the student on the test pictures; None: there are none."""
+    from edgeattn.train.loop import top1
+
+    return top1(made.trained.model, pictures, made.trained.recipe) if len(pictures) else None
+
+
+def offer(made: Made, out: Path, name: str, data: Any) -> None:
+    """Say how the student stands to its teacher; where it is clearly behind, quantize the teacher too."""
+    from edgeattn import workflow
+
+    if made.behind is None or made.teacher is None:
+        return
+    student, teacher = made.trained.metrics["validation_top1"], made.teacher.metrics["validation_top1"]
+    line = f"validation top-1: student {student:.1%}, teacher {teacher:.1%} ({made.behind.n} pictures)"
+    if made.behind.verdict != "failed" and teacher - student <= workflow.BEHIND:
+        say(line)
+        return
+    sure = "is clearly behind" if made.behind.verdict == "failed" else "may be behind (too few pictures to tell)"
+    say(f"{line}: the student {sure}; the teacher is quantized too, as a slower bundle")
+    exported = workflow.export_run(made.teacher, data, out / f"{name}-teacher.edgeattn")
+    bundle = workflow.quantize_run(exported, data, out / "teacher").bundle
+    console.print(f"run the teacher:  edgeattn run {bundle.path} --source 0", markup=False)

