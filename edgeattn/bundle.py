@@ -66,6 +66,10 @@ class Bundle:
         """Path of an artefact's file."""
         return self.path / artefact.file
 
+    def size(self, artefact: Artefact) -> int:
+        """Bytes of an artefact's files."""
+        return sum((self.path / file).stat().st_size for file in _files_of(artefact))
+
     def golden(self) -> dict[str, NDArray[np.generic]]:
         """Inputs (`inputs`, N x spec.input.shape[1:]) and the maker's float outputs by name; empty where none are kept.
 

@@ -75,9 +75,8 @@ def _lines(bundle: Bundle, report: dict[str, Any]) -> list[str]:
 
 
 def _table(report: dict[str, Any]) -> Table:
-    drawn = Table(
-        "file", "engine", "precision", "MB", "gates", "verdict", box=None, pad_edge=False, header_style="bold"
-    )
+    columns = ["file", "engine", "precision", "MB", "gates", "verdict"]
+    drawn = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for artefact in report["artefacts"]:
         gates = ", ".join(f"{name} {gate['verdict']}" for name, gate in artefact["gates"].items()) or "none"
         size = f"{artefact['size_bytes'] / 1e6:.2f}"

@@ -51,9 +51,7 @@ def verify(
         threads=threads,
         max_loss=max_loss,
     )
-    what = (
-        f"{report.n} pictures of {data}" if pictures else "the maker's golden inputs alone (give pictures with --data)"
-    )
+    what = f"{report.n} pictures of {data}" if pictures else "the maker's golden inputs alone (pictures: --data DIR)"
     say(f"{loaded.name} on {what}")
     console.print(table(report))
     for line in remarks(report):
@@ -129,7 +127,7 @@ def _labelled(root: Path, spec: Spec) -> list[tuple[Path, int | None]]:
 
 def table(report: Report) -> Table:
     """The report as a table for the screen."""
-    columns = ["engine", "file", "executed", "n", "top-1", "as float", "loss, points", "maps", "ms", "verdict"]
+    columns = ["artefact", "top-1 %", "as float %", "loss, points", "maps", "ms", "verdict"]
     drawn = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for result in report.results:
         style = {"passed": "green", "failed": "red"}.get(result.verdict, "yellow")
@@ -139,14 +137,11 @@ def table(report: Report) -> Table:
 
 def _cells(result: Result) -> list[str]:
     loss: Any = result.gates.get("loss")
-    interval = f"{100 * loss['value']:.2f} ({100 * loss['low']:.2f} to {100 * loss['high']:.2f})" if loss else "-"
+    interval = f"{100 * loss['value']:.1f} ({100 * loss['low']:.1f}, {100 * loss['high']:.1f})" if loss else "-"
     return [
-        result.engine,
-        result.precision,
-        result.executed_precision,
-        str(result.n),
-        "-" if result.top1 is None else f"{100 * result.top1:.2f} %",
-        "-" if result.agreement is None else f"{100 * result.agreement:.2f} %",
+        f"{result.engine} {result.precision}",
+        "-" if result.top1 is None else f"{100 * result.top1:.2f}",
+        "-" if result.agreement is None else f"{100 * result.agreement:.2f}",
         interval,
         "-" if result.map_js is None else f"{result.map_js:.3f}",
         "-" if result.latency_ms is None else f"{result.latency_ms:.2f}",
@@ -154,35 +149,43 @@ def _cells(result: Result) -> list[str]:
 
 
 def remarks(report: Report) -> list[str]:
-    """For each artefact that did not pass: which gate, what it means, and what to do next."""
+    """What the table leaves out: files that run otherwise than they say, gates not passed and what to do next."""
     works = [r for r in report.results if r.verdict == "passed"]
-    still = f"{works[0].engine} {works[0].precision} passed" if works else "no artefact passed"
+    still = "no artefact passed"
+    if works:
+        engine, precision = works[0].engine, works[0].precision
+        still = f"this one works: edgeattn run {report.bundle} --engine {engine} --precision {precision}"
     lines = []
     for result in report.results:
-        for name, gate in result.gates.items():
+        name = f"{result.engine} {result.precision}"
+        if result.precision == "int8" and "int8" not in result.executed_precision and "load" not in result.gates:
+            lines.append(f"{name} computes in {result.executed_precision} here, not in int8")
+        for kind, gate in result.gates.items():
             if gate["verdict"] == "failed":
-                lines.append(f"{result.engine} {result.precision} failed: {_meaning(name, gate)}; {still}")
+                lines.append(f"{name} failed: {_meaning(kind, gate)}; {still}")
             elif gate["verdict"] == "cannot tell":
                 needed = gate.get("needed_n")
                 remedy = f"about {needed} pictures would tell" if needed else "it lies too near the bound"
-                lines.append(
-                    f"{result.engine} {result.precision} cannot tell ({name}): {remedy}; give more with --data"
-                )
+                lines.append(f"{name} cannot tell ({kind}): {remedy}; give more with --data")
     return lines
 
 
-def _meaning(name: str, gate: Any) -> str:
-    if name == "loss":
-        return f"it loses {100 * gate['value']:.1f} points of top-1, {100 * gate['bound']:.1f} are allowed"
-    if name == "flips" or (name == "golden" and "value" in gate):
-        return f"it answers otherwise on {100 * gate['value']:.1f} % of the pictures, {100 * gate['bound']:.0f} % are allowed"
-    if name == "golden" and "difference" in gate:
+def _meaning(kind: str, gate: Any) -> str:
+    """What it means that a gate failed."""
+    value, bound = gate.get("value", 0.0), gate.get("bound", 0.0)
+    if kind == "loss":
+        return f"it loses {100 * value:.1f} points of top-1, {100 * bound:.1f} are allowed"
+    if kind == "flips" or (kind == "golden" and "value" in gate):
+        return (
+            f"it answers otherwise than float on {100 * value:.1f} % of the pictures, {100 * bound:.0f} % are allowed"
+        )
+    if kind == "golden" and "difference" in gate:
         return f"its outputs differ from the maker's by {gate['difference']:.1e} of their range"
-    if name == "maps":
-        return f"its attention lies elsewhere ({gate['value']:.2f} of the way to another picture's, {gate['bound']} allowed)"
-    if name == "finite":
+    if kind == "maps":
+        return f"its attention has moved {value:.2f} of the way to another picture's, {bound} is allowed"
+    if kind == "finite":
         return f"its outputs are not all numbers on {gate['pictures']} pictures"
-    return str(gate.get("reason", name))
+    return str(gate.get("reason", kind))
 
 
 def _name_flips(report: Report, payload: dict[str, Any], pictures: Pictures) -> None:

@@ -16,7 +16,7 @@ import contextlib
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,7 +108,7 @@ class Report:
         """The worst of its results."""
         return significance.worst([result.verdict for result in self.results])
 
-    def to_json(self) -> dict[str, Any]:
+    def json(self) -> dict[str, Any]:
         """The report as other programs read it."""
         rows = [to_json(result) | {"verdict": result.verdict} for result in self.results]
         head = {"schema": SCHEMA, "bundle": self.bundle, "digest": self.digest, "n": self.n, "verdict": self.verdict}
@@ -137,7 +137,8 @@ def verify(
     Args:
         bundle: the model.
         data: pictures, (H, W, 3) BGR bytes, each with its label's index (-1: none of the labels; None on all: not
-            labelled), in mixed order; None: check the golden inputs alone.
+            labelled). A sequence is taken in a seeded random order, anything else as it comes, which should be mixed.
+            None: check the golden inputs alone.
         engines: measure these engines only.
         precisions: measure these precisions only (float is run beside them, as the reference).
         threads: threads that compute one inference; None: the default.
@@ -172,6 +173,8 @@ class _Bounds:
 class _Seen:
     """The pictures, while they are measured."""
 
+    places: list[int] = field(default_factory=list)
+    """Where they stand in the data."""
     labels: list[int | None] = field(default_factory=list)
     """What is on them."""
     apart: dict[str, list[float]] = field(default_factory=dict)
@@ -240,8 +243,9 @@ def _measure(spec: Spec, data: Iterable[tuple[Picture, int | None]], order: Sequ
     seen = _Seen()
     names = [m.output for m in spec.maps]
     previous: Mapping[str, Array] = {}
-    for i, (picture, label) in enumerate(data):
-        _check_label(label, i, seen, spec)
+    for i, (at, (picture, label)) in enumerate(_mixed(data)):
+        _check_label(label, at, seen, spec)
+        seen.places.append(at)
         seen.labels.append(label)
         image = prepare(picture, spec.input)
         outputs: list[dict[str, Array]] = [{} for _ in order]
@@ -261,6 +265,13 @@ def _measure(spec: Spec, data: Iterable[tuple[Picture, int | None]], order: Sequ
     return seen
 
 
+def _mixed(data: Iterable[tuple[Picture, int | None]]) -> Iterator[tuple[int, tuple[Picture, int | None]]]:
+    """The pictures with their places: a sequence shuffled, since maps of the same class in a row are too much alike."""
+    if isinstance(data, Sequence):
+        return ((int(at), data[int(at)]) for at in np.random.default_rng(0).permutation(len(data)))
+    return enumerate(data)
+
+
 def _note(series: dict[str, list[float]], name: str, figure: NDArray[np.float64]) -> None:
     series.setdefault(name, []).append(figure.item())
 
@@ -275,13 +286,13 @@ def _infer(run: _Run, image: Array, spec: Spec, clock: Clock) -> dict[str, Array
     return outputs
 
 
-def _check_label(label: int | None, i: int, seen: _Seen, spec: Spec) -> None:
+def _check_label(label: int | None, at: int, seen: _Seen, spec: Spec) -> None:
     if seen.labels and (label is None) != (seen.labels[0] is None):
         raise DataError(
-            f"picture {i} is {'not ' if label is None else ''}labelled unlike those before; label all or none"
+            f"picture {at} is {'not ' if label is None else ''}labelled unlike those before; label all or none"
         )
     if label is not None and not (0 <= label < len(spec.labels) or (label == -1 and spec.rejection)):
-        raise DataError(f"picture {i} has label {label}; the bundle knows 0 to {len(spec.labels) - 1}")
+        raise DataError(f"picture {at} has label {label}; the bundle knows 0 to {len(spec.labels) - 1}")
 
 
 def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bounds) -> Result:
@@ -291,7 +302,7 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
         return Result(artefact.engine, artefact.precision, n=n, gates=failed)
     golden = _golden_gate(bundle, run)
     truth, answers, expected = seen.truth(), np.array(run.answers), np.array(reference.answers)
-    flips = tuple(int(i) for i in np.flatnonzero(answers != expected))
+    flips = tuple(sorted(seen.places[i] for i in np.flatnonzero(answers != expected)))
     drift, ranks = _map_drift(run, seen), [*itertools.chain(*run.ranks.values())]
     judged: dict[str, Any] = {}
     if BROKEN in run.answers:
