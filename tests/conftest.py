@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import tiny
+from skips import pytest_addoption, pytest_configure  # noqa: F401  the hooks of `--check-skips`
 
 from edgeattn.bundle import Bundle
 

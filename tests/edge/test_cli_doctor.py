@@ -8,9 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import edgeattn.cli.doctor as module
 from edgeattn import _cv2
-from edgeattn.cli.doctor import Finding, examine
+from edgeattn.cli.doctor import Finding, _cameras, _cores, _governor, _int8, _load, doctor, examine
 from edgeattn.timing import environment
 
 
@@ -21,7 +20,7 @@ def found(about: str) -> Finding:
 @pytest.fixture
 def app() -> typer.Typer:
     app = typer.Typer()
-    app.command()(module.doctor)
+    app.command()(doctor)
     return app
 
 
@@ -60,19 +59,19 @@ def test_display_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hardware_and_load() -> None:
-    assert module._int8(["avx2", "fma"]).state == "note"
-    assert module._int8(["avx512_vnni", "avx2"]) == Finding("int8 in hardware", "good", "avx512_vnni")
-    assert module._int8([]).state == "note"
-    assert module._governor("powersave").state == "note"
-    assert module._governor("performance").state == module._governor("unavailable").state == "good"
-    assert module._load(40.0).state == "note"
-    assert module._load(1.0).state == module._load("unavailable").state == "good"
-    assert module._cores(2, 8).seen.startswith("2 of 8")
+    assert _int8(["avx2", "fma"]).state == "note"
+    assert _int8(["avx512_vnni", "avx2"]) == Finding("int8 in hardware", "good", "avx512_vnni")
+    assert _int8([]).state == "note"
+    assert _governor("powersave").state == "note"
+    assert _governor("performance").state == _governor("unavailable").state == "good"
+    assert _load(40.0).state == "note"
+    assert _load(1.0).state == _load("unavailable").state == "good"
+    assert _cores(2, 8).seen.startswith("2 of 8")
 
 
 def test_cameras(tmp_path: Path) -> None:
-    assert module._cameras([]).state == "note"
+    assert _cameras([]).state == "note"
     device = tmp_path / "video0"
     device.touch()
-    assert module._cameras([device]).seen == str(device)
-    assert "video" in module._cameras([tmp_path / "gone"]).help
+    assert _cameras([device]).seen == str(device)
+    assert "video" in _cameras([tmp_path / "gone"]).help

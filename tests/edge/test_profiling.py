@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-import edgeattn.cli.profile as verb
 from edgeattn._cv2 import cv2
 from edgeattn.bundle import Bundle
+from edgeattn.cli.profile import profile as profile_verb
 from edgeattn.engines.fake import FakeEngine
 from edgeattn.errors import BundleError, EngineError, NameNotFoundError, SourceError, SpecError
 from edgeattn.profiling import Profiler, Report, profile
@@ -255,7 +255,7 @@ def test_table_says_what_is_missing(tiny_bundle: Bundle) -> None:
 
 def test_verb_writes_the_report(tiny_bundle: Bundle, tmp_path: Path) -> None:
     app = typer.Typer()
-    app.command()(verb.profile)
+    app.command()(profile_verb)
     path = tmp_path / "new" / "report.json"
     outcome = CliRunner().invoke(app, [str(tiny_bundle.path), "--samples", "8", "--json", str(path)])
     assert outcome.exit_code == 0, outcome.output
@@ -275,7 +275,7 @@ def test_verb_stopped_by_ctrl_c_shows_what_it_has(
 
     monkeypatch.setattr(FakeEngine, "infer", infer)
     app = typer.Typer()
-    app.command()(verb.profile)
+    app.command()(profile_verb)
     path = tmp_path / "report.json"
     outcome = CliRunner().invoke(app, [str(tiny_bundle.path), "--samples", "100000", "--json", str(path)])
     assert outcome.exit_code == 130, outcome.output
