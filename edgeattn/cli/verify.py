@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,10 +80,8 @@ class Pictures:
 
         if not root.is_dir():
             raise DataError(f"{root} is no folder; give one that holds class folders, or pictures")
-        if any(p.is_dir() and not p.name.startswith(".") for p in root.iterdir()):
-            listed = _labelled(root, spec)
-        else:
-            listed = [(path, None) for path in list_pictures(root)]
+        folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
+        listed = _labelled(root, folders, spec) if folders else [(path, None) for path in list_pictures(root)]
         if not listed:
             raise DataError(f"{root} holds no pictures; give a folder of class folders, or of pictures")
         self._listed = [listed[i] for i in np.random.default_rng(0).permutation(len(listed))]
@@ -108,21 +106,25 @@ class Pictures:
             raise DataError(f"none of the {len(self.skipped)} pictures can be read; the first: {self.skipped[0][1]}")
 
 
-def _labelled(root: Path, spec: Spec) -> list[tuple[Path, int | None]]:
+def _labelled(root: Path, folders: Sequence[Path], spec: Spec) -> list[tuple[Path, int | None]]:
     """Pictures of class folders with the index of the label that the folder is named after; -1: none of them."""
-    from edgeattn.datasets.folder import scan
+    from edgeattn.datasets.folder import ready_parts
+    from edgeattn.imaging import list_pictures
 
-    listing = scan(root)
+    if parts := ready_parts(root):
+        held = " or ".join(str(path) for path in parts.values())
+        raise DataError(f"{root} is split into parts; give one of them: --data {held}")
     places = {label: i for i, label in enumerate(spec.labels)}
     if spec.rejection:
         places = {NONE: -1, spec.rejection.label: -1} | places
-    unknown = [label for label in listing.labels if label not in places]
-    if unknown:
-        raise DataError(
-            f"{root} has a folder '{unknown[0]}' that is no label of the bundle; folders: {', '.join(listing.labels)}; "
-            f"labels: {', '.join(places)}"
-        )
-    return [(sample.path, places[listing.labels[sample.label]]) for sample in listing.samples]
+    for folder in sorted(folders):
+        if folder.name not in places:
+            held = ", ".join(sorted(f.name for f in folders))
+            raise DataError(
+                f"{root} has a folder '{folder.name}', which is no label of the bundle; folders: {held}; "
+                f"labels: {', '.join(places)}"
+            )
+    return [(path, places[folder.name]) for folder in sorted(folders) for path in list_pictures(folder)]
 
 
 def table(report: Report) -> Table:
