@@ -4,37 +4,41 @@ A stand-in for a machine without any data, rendered on the fly: a sample is made
 digits are scikit-learn's 8 x 8 ones (1,797 instances), the photographs those of `backgrounds`; digits and photographs
 of training, validation and test are disjoint, whatever the seed. Each sample knows its class, its box and its mask.
 
-Legend of shapes: S side of the picture. Card coordinates: the origin in the middle of the card, its height is 1.
+Legend of shapes: S side of the picture.
 """
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn._cv2 import cv2
-from edgeattn.datasets.backgrounds import PARTS, Part, check_part, random_background
+from edgeattn.datasets.backgrounds import PARTS, Part, check_part, photograph_crop, random_background
 from edgeattn.datasets.backgrounds import attributions as photograph_attributions
-from edgeattn.errors import DataError, ExtraMissingError
+from edgeattn.datasets.painting import (
+    LABELS,
+    Card,
+    Light,
+    Matrix,
+    corners,
+    develop,
+    draw_card,
+    draw_light,
+    grain,
+    hold,
+    paint,
+    project,
+    scaled,
+)
+from edgeattn.errors import DataError
 from edgeattn.imaging import Picture
-
-Floats = NDArray[np.float32]
-Matrix = NDArray[np.float64]
-
-LABELS = tuple("0123456789")
-CELLS = 10
-"""Cells across a glyph: the 8 of a digit and an empty one on each side."""
-GLYPH = 80
-"""Pixels across a glyph."""
-SHEET = 128
-"""Pixels across the drawing of an empty card."""
-_RAMP = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
-_PART_OF_TWENTY: dict[Part, range] = {"train": range(14), "validation": range(14, 17), "test": range(17, 20)}
 
 
 @dataclass(frozen=True)
@@ -51,175 +55,6 @@ class CardSample:
     """(S, S): where the card is seen."""
 
 
-@dataclass(frozen=True)
-class Cover:
-    """Something that lies over the edge of a card: a finger or the corner of a sheet."""
-
-    angle: float
-    """Direction from the middle of the card, in radians."""
-    depth: float
-    """How far it reaches in over the card's edge, in card heights."""
-    width: float
-    """Half of its width, in card heights."""
-    finger: bool
-    """Round like a fingertip, or straight."""
-    colour: Floats
-    """(3,) BGR."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """What is fixed about one card, however it is held."""
-
-    glyph: Picture
-    """(GLYPH, GLYPH) ink of the digit."""
-    sheet: Picture
-    """(SHEET, SHEET) the empty card: 0 outside, 128 paper, 255 a printed line."""
-    aspect: float
-    """Width over height."""
-    placed: Matrix
-    """(3, 3) from glyph pixels to card coordinates."""
-    weight: float
-    """Level of ink that counts as printed: low gives thick strokes."""
-    paper: Floats
-    """(3,) BGR."""
-    ink: Floats
-    """(3,) BGR."""
-    cover: Cover | None
-    """What lies over it, if anything."""
-
-
-@dataclass(frozen=True)
-class Light:
-    """How a scene is lit: (S, S) factors."""
-
-    background: Floats
-    """On what lies behind."""
-    card: Floats
-    """On the card and what covers it."""
-
-
-@cache
-def _glyphs(part: Part) -> tuple[NDArray[np.uint8], ...]:
-    """Digits of one part: per class (n, GLYPH, GLYPH) ink, the clearly written ones first."""
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise ExtraMissingError("scikit-learn", "train", "the data set 'cards'") from error
-    images, target = load_digits(return_X_y=True)
-    by_class = []
-    for label in range(len(LABELS)):
-        own = images[target == label].reshape(-1, 8, 8).astype(np.float32) / 16.0
-        place = np.random.default_rng(label).permutation(len(own)) % 20  # fixed: the parts do not depend on a seed
-        chosen = own[np.isin(place, _PART_OF_TWENTY[part])]
-        unusual = np.square(chosen - np.median(own, axis=0)).sum(axis=(1, 2))
-        by_class.append(np.stack([_enlarge(chosen[i]) for i in np.argsort(unusual)]))
-    return tuple(by_class)
-
-
-def _enlarge(digit: Floats) -> Picture:
-    grown = cv2.resize(np.pad(digit, 1), (GLYPH, GLYPH), interpolation=cv2.INTER_CUBIC)
-    sharper = grown + 0.9 * (grown - cv2.GaussianBlur(grown, (0, 0), GLYPH / CELLS))  # opens loops that ink has filled
-    return np.asarray(np.clip(sharper * 255.0, 0, 255), np.uint8)
-
-
-@cache
-def _sheets() -> tuple[Picture, ...]:
-    """Empty cards: plain, with a frame, with a rule below the digit, with both; (SHEET, SHEET) each."""
-    card = _rounded(4, 12)
-    frame = cv2.subtract(_rounded(10, 8), _rounded(13, 6))
-    rule = np.zeros((SHEET, SHEET), np.uint8)
-    cv2.rectangle(rule, (36, 113), (SHEET - 36, 115), 255, -1)
-    # One channel for both, since warping two costs three times as much: lines lie within the paper, never at its edge.
-    return tuple(
-        np.asarray(cv2.addWeighted(card, 128 / 255, lines, 127 / 255, 0), np.uint8)
-        for lines in (np.zeros_like(rule), frame, rule, cv2.max(frame, rule))
-    )
-
-
-def _rounded(inset: int, radius: int) -> Picture:
-    big = np.zeros((4 * SHEET, 4 * SHEET), np.uint8)
-    low, high = 4 * (inset + radius), 4 * (SHEET - inset - radius)
-    cv2.rectangle(big, (low, low), (high, high), 255, -1)
-    grown = cv2.dilate(big, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (8 * radius + 1,) * 2))
-    return np.asarray(cv2.resize(grown, (SHEET, SHEET), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-@cache
-def _noise() -> Floats:
-    return np.random.default_rng(0).standard_normal((2048, 512), dtype=np.float32)
-
-
-def draw_card(part: Part, label: int, rng: np.random.Generator, *, clear: bool = False) -> Card:
-    """Draw a card for a digit at random; `clear` takes the digit from the clearly written half only."""
-    own = _glyphs(part)[label]
-    glyph = own[rng.integers(len(own) // 2 if clear else len(own))]
-    height = rng.uniform(0.58, 0.72)
-    turn, slant, stretch = rng.uniform(-0.1, 0.1), rng.uniform(-0.15, 0.15), rng.uniform(0.85, 1.2)
-    step = height / 8 * CELLS / GLYPH
-    sin, cos = math.sin(turn), math.cos(turn)
-    shape = np.array([[cos * stretch, cos * slant - sin], [sin * stretch, sin * slant + cos]]) * step
-    placed = np.eye(3)
-    placed[:2, :2] = shape
-    placed[:2, 2] = rng.uniform(-0.03, 0.03, 2) - shape @ np.full(2, (GLYPH - 1) / 2)
-    paper, ink = _paper_and_ink(rng)
-    return Card(
-        glyph=glyph,
-        sheet=_sheets()[rng.integers(4)],
-        aspect=rng.uniform(0.74, 0.95),
-        placed=placed,
-        weight=rng.uniform(0.3, 0.45),
-        paper=paper,
-        ink=ink,
-        cover=_cover(rng) if rng.random() < 0.5 else None,
-    )
-
-
-def _paper_and_ink(rng: np.random.Generator) -> tuple[Floats, Floats]:
-    light = np.clip(rng.uniform(175, 245) + rng.uniform(-32, 22, 3), 0, 255)
-    dark = np.clip(rng.uniform(10, 70) + rng.uniform(-35, 35, 3), 0, 255)
-    swapped = rng.random() < 0.2
-    paper, ink = (dark, light) if swapped else (light, dark)
-    return paper.astype(np.float32), ink.astype(np.float32)
-
-
-def _cover(rng: np.random.Generator) -> Cover:
-    finger = bool(rng.random() < 0.6)
-    skin = np.array([135.0, 165.0, 215.0]) * rng.uniform(0.35, 1.05) + rng.uniform(-15, 15, 3)
-    colour = np.clip(skin if finger else rng.uniform(20, 235, 3), 0, 255).astype(np.float32)
-    return Cover(rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.14), rng.uniform(0.06, 0.1), finger, colour)
-
-
-def hold(angle: float, tilt: tuple[float, float]) -> Matrix:
-    """(3, 3) from card coordinates to a plane seen from three card heights away; angles in radians."""
-    sin_x, sin_y, cos_x, cos_y = math.sin(tilt[0]), math.sin(tilt[1]), math.cos(tilt[0]), math.cos(tilt[1])
-    sin, cos = math.sin(angle), math.cos(angle)
-    x, y = (cos_y, sin_x * sin_y), (0.0, cos_x)
-    return np.array(
-        [
-            [cos * x[0] - sin * y[0], cos * x[1] - sin * y[1], 0.0],
-            [sin * x[0] + cos * y[0], sin * x[1] + cos * y[1], 0.0],
-            [-sin_y / 3, sin_x * cos_y / 3, 1.0],
-        ]
-    )
-
-
-def scaled(pose: Matrix, scale: float, shift: NDArray[np.float64]) -> Matrix:
-    """`pose` with its plane enlarged by `scale` and then moved by `shift` (x, y), in pixels."""
-    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]]) @ pose
-
-
-def project(pose: Matrix, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, 2) points through `pose`."""
-    mapped = points @ pose[:, :2].T + pose[:, 2]
-    return np.asarray(mapped[:, :2] / mapped[:, 2:])
-
-
-def corners(card: Card) -> NDArray[np.float64]:
-    """(4, 2) corners of a card, in card coordinates."""
-    return np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [card.aspect / 2, 0.5]
-
-
 def _random_pose(card: Card, size: int, rng: np.random.Generator) -> Matrix:
     """Anywhere in the picture, its height 45 to 95 % of the picture's, turned by up to 25 degrees and tilted."""
     angle = math.radians(min(25.0, max(-25.0, rng.normal(0, 11))))
@@ -229,126 +64,6 @@ def _random_pose(card: Card, size: int, rng: np.random.Generator) -> Matrix:
     scale = min(rng.uniform(0.45, 0.95), 1.02 / (high - low).max()) * size
     slack = size - (high - low) * scale
     return scaled(pose, scale, rng.uniform(0, 1, 2) * slack - low * scale)
-
-
-def draw_light(rng: np.random.Generator, shape: tuple[int, int]) -> Light:
-    """Uneven light over a picture of `shape` (H, W), another on the card, and now and then the edge of a shadow."""
-    common = _patch(rng, shape, rng.uniform(0.65, 1.1), 0.25)
-    if rng.random() < 0.25:
-        common *= _shadow_edge(rng, shape)
-    return Light(common, common * _patch(rng, shape, rng.uniform(0.8, 1.1), 0.2))
-
-
-def _patch(rng: np.random.Generator, shape: tuple[int, int], level: float, spread: float) -> Floats:
-    grid = (level + spread * rng.uniform(-1, 1, (3, 3))).astype(np.float32)
-    return np.asarray(cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_LINEAR))
-
-
-def _shadow_edge(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
-    x, y = np.linspace(-1, 1, shape[1], dtype=np.float32), np.linspace(-1, 1, shape[0], dtype=np.float32)
-    angle, softness, depth = rng.uniform(0, 2 * np.pi), rng.uniform(3, 20), rng.uniform(0.2, 0.45)
-    across = (
-        np.float32(np.cos(angle)) * x + (np.float32(np.sin(angle)) * y - np.float32(rng.uniform(-0.5, 0.5)))[:, None]
-    )
-    return np.asarray(1.0 - np.float32(depth) * np.clip(across * np.float32(softness) + 0.5, 0, 1), np.float32)
-
-
-def paint(card: Card, pose: Matrix, background: Picture, light: Light) -> tuple[Picture, NDArray[np.bool_]]:
-    """Paint a card over (H, W, 3) BGR bytes; `pose` leads from card coordinates to pixels.
-
-    Returns:
-        The picture, and (H, W) where the card is seen.
-    """
-    size = background.shape[1::-1]
-    sheet_step = np.diag([card.aspect / (SHEET - 8), 1 / (SHEET - 8), 1.0]) @ _moved(-(SHEET - 1) / 2)
-    sheet = cv2.warpPerspective(card.sheet, pose @ sheet_step, size, flags=cv2.INTER_LINEAR)
-    digit = cv2.warpPerspective(card.glyph, pose @ card.placed, size, flags=cv2.INTER_LINEAR)
-    coverage = cv2.add(sheet, sheet)
-    share = cv2.max(cv2.LUT(digit, _press(card, pose)), cv2.addWeighted(sheet, 2.0, sheet, 0.0, -255.0))
-    painted = _toned(share, card.paper, card.ink)
-    cover = _cover_mask(card, pose, size)
-    if cover is not None:
-        coloured = np.empty_like(painted)
-        coloured[:] = card.cover.colour if card.cover is not None else 0
-        share_cover = cover.astype(np.float32) * np.float32(1 / 255)
-        painted = cv2.blendLinear(coloured, painted, share_cover, 1.0 - share_cover)
-    front = (coverage if cover is None else cv2.max(coverage, cover)).astype(np.float32) * np.float32(1 / 255)
-    depth = max(2.0, size[1] / 40)
-    shade = cv2.warpAffine(front, np.array([[1, 0, 0.6 * depth], [0, 1, depth]]), size)
-    behind = light.background * (1.0 - np.float32(0.45) * cv2.blur(shade, (2 * int(depth) + 1,) * 2))
-    seen = coverage > 127 if cover is None else (coverage > 127) & (cover < 128)
-    return _compose(painted, background, front * light.card, (1.0 - front) * behind), seen
-
-
-def _moved(by: float) -> Matrix:
-    return np.array([[1, 0, by], [0, 1, by], [0, 0, 1]])
-
-
-def _press(card: Card, pose: Matrix) -> NDArray[np.uint8]:
-    """Table from enlarged ink to print: sharper the more pixels a cell of the digit takes."""
-    cell = abs(np.linalg.det(pose[:2, :2])) ** 0.5 * card.placed[1, 1] * GLYPH / CELLS
-    gain = float(np.clip(cell * 0.6, 1.8, 8.0))
-    level = (_RAMP - np.float32(card.weight)) * np.float32(255 * gain) + np.float32(127.5)
-    return np.asarray(np.clip(level, 0, 255), np.uint8)
-
-
-def _toned(share: Picture, zero: Floats, full: Floats) -> Picture:
-    table = zero + (full - zero) * _RAMP
-    return np.asarray(cv2.LUT(cv2.merge([share, share, share]), table.astype(np.uint8)[:, None, :]), np.uint8)
-
-
-def _compose(front: Picture, back: Picture, front_weight: Floats, back_weight: Floats) -> Picture:
-    lit_front = cv2.multiply(front, cv2.merge([front_weight] * 3), dtype=cv2.CV_32F)
-    lit_back = cv2.multiply(back, cv2.merge([back_weight] * 3), dtype=cv2.CV_32F)
-    return np.asarray(cv2.add(lit_front, lit_back, dtype=cv2.CV_8U), np.uint8)
-
-
-def _cover_mask(card: Card, pose: Matrix, size: tuple[int, int]) -> Picture | None:
-    cover = card.cover
-    if cover is None:
-        return None
-    out = np.array([np.cos(cover.angle), np.sin(cover.angle)])
-    edge = min(
-        card.aspect / 2 / max(abs(out[0]), 1e-6), 0.5 / max(abs(out[1]), 1e-6)
-    )  # from the middle to the card's edge
-    across = np.array([-out[1], out[0]]) * cover.width
-    tip, far = out * (edge - cover.depth), out * (edge + 0.7)
-    if cover.finger:
-        turn = np.linspace(-np.pi / 2, np.pi / 2, 9)
-        tip = tip + out * cover.width
-        points = [tip - out * cover.width * np.cos(t) + across * np.sin(t) for t in turn] + [far + across, far - across]
-    else:
-        points = [tip - 6 * across, tip + 6 * across, far + 6 * across, far - 6 * across]
-    mask = np.zeros(size[::-1], np.uint8)
-    outline = np.rint(project(pose, np.array(points)) * 16).astype(np.int32)
-    cv2.fillConvexPoly(mask, outline, 255, cv2.LINE_AA, 4)
-    return mask
-
-
-def _develop(picture: Picture, rng: np.random.Generator) -> Picture:
-    """What a camera adds: a little blur, noise, exposure and white balance."""
-    if rng.random() < 0.3:
-        sigma = rng.uniform(0.3, 0.9) * picture.shape[0] / 96
-        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.uint8)
-    gains = rng.uniform(0.9, 1.12) * np.exp(rng.uniform(-0.08, 0.08, 3)).astype(np.float32)
-    table = np.clip(255 * gains * _RAMP ** np.float32(rng.uniform(0.8, 1.2)), 0, 255).astype(np.uint8)
-    picture = np.asarray(cv2.LUT(picture, table[:, None, :]), np.uint8)
-    if rng.random() < 0.4:
-        picture = grain(picture, rng, rng.uniform(2, 8))
-    return picture
-
-
-def grain(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
-    """Add sensor noise of standard deviation `strength` to (H, W, 3) bytes."""
-    height, width = picture.shape[:2]
-    bank = _noise()
-    if height * 3 > bank.shape[0] or width > bank.shape[1]:
-        field = cv2.resize(bank, (width, height * 3), interpolation=cv2.INTER_NEAREST)
-    else:
-        y, x = rng.integers(bank.shape[0] - height * 3 + 1), rng.integers(bank.shape[1] - width + 1)
-        field = bank[y : y + height * 3, x : x + width]
-    colour = cv2.merge([field[:height], field[height : 2 * height], field[2 * height :]])
-    return np.asarray(cv2.addWeighted(picture, 1.0, colour, strength, 0.0, dtype=cv2.CV_8U), np.uint8)
 
 
 class Cards:
@@ -375,7 +90,7 @@ class Cards:
         picture, mask = paint(card, pose, background, draw_light(rng, (self.size, self.size)))
         outline = np.clip(project(pose, corners(card)), 0, self.size)
         (x0, y0), (x1, y1) = outline.min(axis=0).tolist(), outline.max(axis=0).tolist()
-        return CardSample(_develop(picture, rng), label, (x0, y0, x1, y1), mask)
+        return CardSample(develop(picture, rng), label, (x0, y0, x1, y1), mask)
 
 
 def write_folder(root: str | Path, part: Part, count: int, *, seed: int = 0, size: int = 128) -> Path:
@@ -397,6 +112,110 @@ def write_folder(root: str | Path, part: Part, count: int, *, seed: int = 0, siz
             f"{error.filename or root}: cannot be written ({error.strerror}); choose another folder"
         ) from error
     return root
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """A card before a background, for the frames that show it."""
+
+    card: Card
+    label: str
+    background: Picture
+    """Larger than a frame, so that the camera can sway."""
+    light: Light
+    angle: float
+    tilt: NDArray[np.float64]
+    scale: float
+    """Height of the card in pixels."""
+    centre: NDArray[np.float64]
+    """Where the card rests, in pixels."""
+    entry: NDArray[np.float64]
+    """From there to where it comes from and goes to, in pixels."""
+    phase: float
+
+
+def write_video(
+    path: str | Path, *, seed: int = 0, seconds: float = 12.0, fps: int = 30, size: tuple[int, int] = (640, 480)
+) -> Path:
+    """Write an mp4 of cards held before a camera, one each 1.2 s, with digits and photographs of the test part.
+
+    Beside it, `NAME.truth.jsonl` has one object a frame: `index`, `label`, and `box`, the card's left, top, right and
+    bottom in pixels. The label is null while the card comes and goes; else all of the card lies in the central square,
+    45 to 85 % of its side high. The digits are of the clearly written half, since ten instances alone make a video.
+
+    Raises:
+        DataError: the video cannot be written.
+    """
+    path = Path(path)
+    unfinished = path.with_suffix(".part.mp4")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter.fourcc(*"mp4v"), float(fps), size)
+    if not writer.isOpened():
+        raise DataError(f"{path}: the video cannot be written; choose a folder that can be written to")
+    truths = []
+    try:
+        for picture, truth in _frames(seed, round(seconds * fps), fps, size):
+            writer.write(picture)
+            truths.append(json.dumps(truth))
+    finally:
+        writer.release()
+    path.with_suffix(".truth.jsonl").write_text("\n".join(truths) + "\n", encoding="utf-8")
+    return unfinished.replace(path)
+
+
+def _frames(seed: int, count: int, fps: int, size: tuple[int, int]) -> Iterator[tuple[Picture, dict[str, Any]]]:
+    rng = np.random.default_rng((seed, len(PARTS)))
+    each, slide = round(1.2 * fps), max(2, round(0.2 * fps))
+    order: list[int] = []
+    background, light = _place(rng, size)
+    for index in range(count):
+        shown = index % each
+        if shown == 0:
+            if not order:
+                order = rng.permutation(len(LABELS)).tolist()
+            if index and len(order) % 3 == 0:
+                background, light = _place(rng, size)
+            scene = _draw_scene(order.pop(), background, light, size, rng)
+        away = max(0.0, 1 - (shown + 1) / slide, 1 - (each - 1 - shown) / slide)
+        picture, outline = _shoot(scene, index / fps, away**2, size)
+        (x0, y0), (x1, y1) = outline.min(axis=0), outline.max(axis=0)
+        left, top = (size[0] - min(size)) / 2, (size[1] - min(size)) / 2
+        inside = x0 >= left and y0 >= top and x1 <= size[0] - left and y1 <= size[1] - top
+        label = scene.label if inside and away == 0 else None
+        box = [round(float(v), 1) for v in (x0, y0, x1, y1)] if label else None
+        yield grain(picture, rng, 3.0), {"index": index, "label": label, "box": box}
+
+
+def _place(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Picture, Light]:
+    shape = (size[1], size[0])
+    return photograph_crop(rng, (shape[0] * 5 // 4, shape[1] * 5 // 4), "test"), draw_light(rng, shape)
+
+
+def _draw_scene(
+    label: int, background: Picture, light: Light, size: tuple[int, int], rng: np.random.Generator
+) -> _Scene:
+    card = draw_card("test", label, rng, clear=True)
+    angle, tilt, side = math.radians(rng.uniform(-14, 14)), rng.uniform(-0.3, 0.3, 2), min(size)
+    outline = project(hold(angle, (tilt[0], tilt[1])), corners(card))
+    extent = (outline.max(axis=0) - outline.min(axis=0)).max()
+    scale = side * min(rng.uniform(0.5, 0.82), 0.85 / extent)
+    slack = max(0.0, (side - 1.15 * extent * scale) / 2)
+    centre = np.array(size) / 2 + rng.uniform(-slack, slack, 2)
+    entry = np.array([[-1.0, 0.2], [1.0, 0.2], [0.1, 1.0]])[rng.integers(3)] * max(size)
+    return _Scene(card, LABELS[label], background, light, angle, tilt, scale, centre, entry, rng.uniform(0, 6))
+
+
+def _shoot(scene: _Scene, time_s: float, away: float, size: tuple[int, int]) -> tuple[Picture, NDArray[np.float64]]:
+    """One frame and the (4, 2) corners of the card in it; `away` is 1 where the card is out of sight, 0 at rest."""
+    width, height = size
+    wave = np.sin(time_s * np.array([2.1, 2.9, 1.7, 2.3, 3.1, 1.3, 1.9]) + scene.phase)
+    sway = np.array([width, height]) * (0.125 + 0.02 * wave[:2])  # the camera's, which the card follows half
+    view = cv2.warpAffine(scene.background, np.array([[1, 0, -sway[0]], [0, 1, -sway[1]]]), size)
+    tilt = scene.tilt + 0.06 * wave[2:4]
+    pose = hold(scene.angle + 0.04 * wave[4], (tilt[0], tilt[1]))
+    centre = scene.centre + 0.012 * min(size) * wave[5:7] + away * scene.entry
+    pose = scaled(pose, scene.scale * (1 + 0.02 * wave[4]), centre)
+    return paint(scene.card, pose, np.asarray(view, np.uint8), scene.light)[0], project(pose, corners(scene.card))
 
 
 def attributions(part: Part | None = None) -> list[dict[str, str]]:

@@ -204,7 +204,7 @@ def _check_parts(listing: Listing, placed: Integers) -> None:
         missing = [PARTS[part] for part in range(3) if not np.any((label == c) & (placed == part))]
         if missing:
             raise DataError(
-                f"{listing.root}: class '{name}' has {np.count_nonzero(label == c)} pictures, too few different ones for "
+                f"{listing.root}: class '{name}' has {np.count_nonzero(label == c)} pictures, too few different for "
                 f"{' and '.join(missing)}; add pictures of it until three at least are no copies of each other"
             )
 
