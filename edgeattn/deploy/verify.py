@@ -322,7 +322,7 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
         threads=engine.threads,
         n=n,
         top1=float(np.mean(answers == truth)) if truth is not None else None,
-        agreement=1 - len(flips) / n if n else golden.get("agreement"),
+        agreement=(n - len(flips)) / n if n else golden.get("agreement"),
         map_js=statistics.median(drift) if len(drift) else None,
         map_rank=statistics.median(ranks) if ranks else None,
         latency_ms=statistics.median(run.times_ms) if n else None,

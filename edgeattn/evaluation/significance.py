@@ -134,7 +134,7 @@ def _gate(
         while verdict(*interval(many), bound) == "cannot tell" and n * many < MOST_NEEDED:
             few, many = many, 2 * many
         if verdict(*interval(many), bound) != "cannot tell":
-            while (many - few) * n > 0.5:
+            while (many - few) * n > 0.01:
                 middle = (few + many) / 2
                 few, many = (middle, many) if verdict(*interval(middle), bound) == "cannot tell" else (few, middle)
             needed = math.ceil(n * many)

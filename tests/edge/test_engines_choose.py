@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import tiny
 from onnx import numpy_helper
@@ -42,14 +41,6 @@ def rewritten(bundle: Bundle, folder: Path, change: Callable[[Artefact], Artefac
 
 def judged(verdict: str, precision: str) -> Callable[[Artefact], Artefact]:
     return lambda a: replace(a, gates={"loss": {"verdict": verdict}}) if a.precision == precision else a
-
-
-def spoilt_int8() -> bytes:
-    """The int8 model with the weights of its last layer negated: finite and wrong."""
-    model = onnx.load_model_from_string(tiny.int8_model())
-    head = next(w for w in model.graph.initializer if w.name.startswith("head_quantized"))
-    head.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(head), head.name))
-    return bytes(model.SerializeToString())
 
 
 def ticking(step_ns: int = 1_000_000) -> Callable[[], int]:
@@ -196,7 +187,7 @@ def test_int8_that_computes_otherwise_here_is_dropped_and_the_line_says_so(
     tiny_int8_bundle: Bundle, tmp_path: Path
 ) -> None:
     """As without VNNI, where 16-bit sums may overflow: the maker's gates passed, this machine's answers differ."""
-    bundle = rewritten(tiny_int8_bundle, tmp_path, lambda a: a, int8_onnx=spoilt_int8())
+    bundle = rewritten(tiny_int8_bundle, tmp_path, lambda a: a, int8_onnx=tiny.spoilt_int8_model())
     choice = choose(bundle, budget_ms=FAST_MS)
     assert ("onnxruntime", "int8") not in {(t.engine, t.precision) for t in choice.timings}
     assert ("openvino", "int8") in {(t.engine, t.precision) for t in choice.timings}
@@ -205,7 +196,7 @@ def test_int8_that_computes_otherwise_here_is_dropped_and_the_line_says_so(
 
 
 def test_asked_for_by_name_it_opens_all_the_same_and_says_so(tiny_int8_bundle: Bundle, tmp_path: Path) -> None:
-    bundle = rewritten(tiny_int8_bundle, tmp_path, lambda a: a, int8_onnx=spoilt_int8())
+    bundle = rewritten(tiny_int8_bundle, tmp_path, lambda a: a, int8_onnx=tiny.spoilt_int8_model())
     choice = choose(bundle, engine="onnxruntime", precision="int8", budget_ms=FAST_MS)
     assert (choice.engine, choice.precision) == ("onnxruntime", "int8")
     assert "opened as asked, but here it gives the maker's answer on 33 %" in choice.line
