@@ -148,19 +148,20 @@ def write_video(
     """
     path = Path(path)
     unfinished = path.with_suffix(".part.mp4")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter.fourcc(*"mp4v"), float(fps), size)
-    if not writer.isOpened():
-        raise DataError(f"{path}: the video cannot be written; choose a folder that can be written to")
     truths = []
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter.fourcc(*"mp4v"), float(fps), size)
+        if not writer.isOpened():
+            raise DataError(f"{path}: the video cannot be written; choose a folder that can be written to")
         for picture, truth in _frames(seed, round(seconds * fps), fps, size):
             writer.write(picture)
             truths.append(json.dumps(truth))
-    finally:
         writer.release()
-    path.with_suffix(".truth.jsonl").write_text("\n".join(truths) + "\n", encoding="utf-8")
-    return unfinished.replace(path)
+        path.with_suffix(".truth.jsonl").write_text("\n".join(truths) + "\n", encoding="utf-8")
+        return unfinished.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: the video cannot be written ({error.strerror}); choose another folder") from error
 
 
 def _frames(seed: int, count: int, fps: int, size: tuple[int, int]) -> Iterator[tuple[Picture, dict[str, Any]]]:

@@ -77,8 +77,9 @@ def stratified_sample(samples: Sequence[Sample], n: int, seed: int) -> tuple[Sam
     classes, counts = np.unique(label, return_counts=True)
     quota = np.minimum(counts * n / max(1, len(samples)), counts)
     taken = np.minimum(np.maximum(np.floor(quota), 1), counts).astype(np.int64)
-    while taken.sum() > n:  # more classes than samples, or the minimum of one overshot
-        taken[np.argmax(taken - quota)] -= 1
+    fewest = 1 if n >= len(classes) else 0
+    while taken.sum() > n:  # the minimum of one overshot
+        taken[np.argmax(np.where(taken > fewest, taken - quota, -np.inf))] -= 1
     while taken.sum() < min(n, len(samples)):
         taken[np.argmax(np.where(taken < counts, quota - taken, -np.inf))] += 1
     chosen = [i for c, k in zip(classes, taken, strict=True) for i in order[label[order] == c][:k]]
