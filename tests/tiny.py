@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,8 @@ def answers(model: bytes, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([row[i] for row in rows]) for i, name in enumerate(names)}
 
 
-def int8_model(calibration: NDArray[np.uint8] | None = None, leave_in_float: Sequence[str] = ()) -> bytes:
+@functools.cache
+def int8_model(leave_in_float: tuple[str, ...] = ()) -> bytes:
     """The classifier in QDQ: u8 activations, s8 weights per channel of 7 bits (8 saturate without VNNI)."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
@@ -126,7 +127,7 @@ def int8_model(calibration: NDArray[np.uint8] | None = None, leave_in_float: Seq
         quantize_static(
             source,
             target,
-            Reader(inputs(24, seed=1) if calibration is None else calibration),
+            Reader(inputs(24, seed=1)),
             per_channel=True,
             reduce_range=True,
             activation_type=QuantType.QUInt8,
@@ -137,6 +138,7 @@ def int8_model(calibration: NDArray[np.uint8] | None = None, leave_in_float: Seq
         return target.read_bytes()
 
 
+@functools.cache
 def spoilt_int8_model() -> bytes:
     """The int8 model with the weights of its last layer negated: quick, finite and wrong on two pictures of three."""
     model = onnx.load_model_from_string(int8_model())
@@ -145,6 +147,7 @@ def spoilt_int8_model() -> bytes:
     return bytes(model.SerializeToString())
 
 
+@functools.cache
 def to_openvino(model: bytes) -> dict[str, bytes]:
     """The OpenVINO form of an ONNX file: `.xml` and `.bin`."""
     import openvino

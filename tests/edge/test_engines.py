@@ -69,7 +69,7 @@ def test_onnxruntime_leaves_in_float_what_the_quantizer_left_in_float(tmp_path: 
     import onnxruntime
 
     file = tmp_path / "mixed.onnx"
-    file.write_bytes(tiny.int8_model(leave_in_float=["conv_1"]))
+    file.write_bytes(tiny.int8_model(leave_in_float=("conv_1",)))
     engine = OnnxRuntimeEngine(file, tiny.SPEC, precision="int8", threads=1)
     assert engine.nodes["QLinearConv"] == 2
     assert engine.nodes.get("Conv", 0) + engine.nodes.get("FusedConv", 0) == 1
