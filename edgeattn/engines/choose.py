@@ -34,7 +34,8 @@ ROUNDS = (5, 200)
 WARM_UP = 3
 """Inferences of each candidate before timing."""
 AGREEMENT = 0.9
-"""Least share of golden inputs on which a candidate's answer must be the maker's."""
+"""Least share of golden inputs that a candidate must answer as the maker's float did, relative to the share that it
+answered so on the maker's machine."""
 TIE = 1.05
 """Ratio of medians up to which two are equally fast; float is then preferred, as its answers are the maker's."""
 
@@ -166,9 +167,10 @@ def _trusted(
         except EngineError as error:
             notes.append(f"{name} left out: {error}")
             continue
-        if agreement >= AGREEMENT or forced:
+        trusted = agreement >= AGREEMENT * makers_agreement(artefact)
+        if trusted or forced:
             kept.append(engine)
-        if agreement < AGREEMENT:
+        if not trusted:
             done = "opened as asked, but" if forced else "left out:"
             notes.append(
                 f"{name} {done} here it gives the maker's answer on {100 * agreement:.0f} % of the golden inputs"
@@ -187,6 +189,11 @@ def golden_agreement(engine: Engine, golden: Mapping[str, Array], spec: Spec) ->
     if not np.isfinite(given).all():
         return 0.0
     return float(np.mean(given.argmax(axis=1) == golden[spec.output].argmax(axis=1)))
+
+
+def makers_agreement(artefact: Artefact) -> float:
+    """Share of golden inputs that an artefact answered as float where it was made, as its gates tell; else 1."""
+    return next((gate["golden_agreement"] for gate in artefact.gates.values() if "golden_agreement" in gate), 1.0)
 
 
 def _probe(bundle: Bundle) -> Array:
@@ -241,7 +248,9 @@ def _key(bundle: Bundle, tiers: Any, threads: int, maps: bool, *, forced: bool) 
     named = ("edgeattn", "onnxruntime", "openvino")
     return {
         "bundle": bundle.digest(),
-        "artefacts": [[note, a.engine, a.precision, a.verdict] for note, artefacts in tiers for a in artefacts],
+        "artefacts": [
+            [a.engine, a.precision, a.verdict, makers_agreement(a)] for _, artefacts in tiers for a in artefacts
+        ],
         "processor": processor_key(),
         "versions": {name: version for name, version in versions().items() if name in named},
         "threads": threads,

@@ -84,6 +84,7 @@ def test_which_gates_an_artefact_meets(report: Report) -> None:
         assert result.executed_precision == "int8"
         assert result.map_js is not None
         assert 0 < result.map_js < 0.05
+        assert result.gates["loss"]["golden_agreement"] == 1.0
         assert result.map_rank is not None
         assert result.map_rank > 0.9
 
@@ -141,7 +142,36 @@ def test_attention_that_lies_elsewhere_fails_although_the_answers_are_right(
     assert result.gates["maps"]["verdict"] == "failed"
     assert result.verdict == "failed"
     assert result.map_js is not None
-    assert result.map_js > 0.25
+    assert result.map_js > 0.1
+
+
+def test_bits_that_two_pictures_share_do_not_hide_a_drift(tiny_int8_bundle: Bundle, tmp_path: Path) -> None:
+    """Gates that hardly leave one half diverge by a millionth of a bit between pictures; the bound follows that."""
+
+    def flatten(graph: onnx.GraphProto, inner: str) -> None:
+        for name, value in (("small", 0.001), ("half", 0.5)):
+            graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+        graph.node.append(helper.make_node("Mul", [inner, "small"], ["faint"]))
+        graph.node.append(helper.make_node("Add", ["faint", "half"], ["map_0"]))
+
+    def mirrored(graph: onnx.GraphProto, inner: str) -> None:
+        graph.initializer.append(numpy_helper.from_array(np.array([3, 2, 1, 0], np.int64), "backwards"))
+        graph.node.append(helper.make_node("Gather", [inner, "backwards"], ["turned"], axis=2))
+        flatten(graph, "turned")
+
+    plain, sound, drifted = (
+        rewired(model, "map_0", change)
+        for model, change in (
+            (tiny.float_model().SerializeToString(), flatten),
+            (tiny.int8_model(), flatten),
+            (tiny.int8_model(), mirrored),
+        )
+    )
+    files = {"float_onnx": plain, "golden/golden_npz": tiny.golden(plain)}
+    for int8, expected in ((sound, "passed"), (drifted, "failed")):
+        bundle = changed(tiny_int8_bundle, tmp_path / f"{expected}.edgeattn", int8_onnx=int8, **files)
+        result = of(verify(bundle, PICTURES[:60], threads=1), "onnxruntime", "int8")
+        assert result.gates["maps"]["verdict"] == expected
 
 
 def test_outputs_that_are_no_numbers_fail(tiny_int8_bundle: Bundle, tmp_path: Path) -> None:

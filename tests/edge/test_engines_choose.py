@@ -203,6 +203,18 @@ def test_asked_for_by_name_it_opens_all_the_same_and_says_so(tiny_int8_bundle: B
     assert "no other to choose from" in choice.line
 
 
+def test_an_artefact_is_held_to_what_it_did_where_it_was_made(tiny_int8_bundle: Bundle, tmp_path: Path) -> None:
+    """Its gates passed although it answers a third of the golden inputs as float does: here it does no worse."""
+
+    def known(artefact: Artefact) -> Artefact:
+        return replace(artefact, gates={"loss": {"verdict": "passed", "golden_agreement": 1 / 3}})
+
+    bundle = rewritten(tiny_int8_bundle, tmp_path, known, int8_onnx=tiny.spoilt_int8_model())
+    choice = choose(bundle, budget_ms=FAST_MS)
+    assert ("onnxruntime", "int8") in {(t.engine, t.precision) for t in choice.timings}
+    assert choice.notes == ()
+
+
 def test_nothing_that_can_be_trusted_here_is_an_error(tiny_int8_bundle: Bundle, tmp_path: Path) -> None:
     model = tiny.float_model()
     head = next(w for w in model.graph.initializer if w.name == "head")
