@@ -59,7 +59,8 @@ def _table(title: str) -> Table:
 def _notes(report: Report) -> Iterator[str]:
     machine: dict[str, Any] = dict(report.environment)
     flags = " ".join(machine["flags"]) or "no flags known"
-    yield f"\nframes: {report.source}; after {report.results[0].warmup} frames of warm-up"
+    yield "\none inference: back to back, caches warm; within a frame's way the other stages have used them too"
+    yield f"frames: {report.source}; after {report.results[0].warmup} frames of warm-up"
     yield f"machine: {machine['cpu']}, {machine['usable_cores']} cores ({flags}), virtual: {machine['virtual']}"
     yield from _missing(report)
     for engine, precision, why in report.skipped:
