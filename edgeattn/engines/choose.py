@@ -243,7 +243,9 @@ def _line(timings: Sequence[Timing], notes: Sequence[str], when: str = "timed on
     return f"{best.engine} {best.precision}: {best.median_ms:.2f} ms ({said})"
 
 
-def _key(bundle: Bundle, tiers: Any, threads: int, maps: bool, *, forced: bool) -> dict[str, Any]:
+def _key(
+    bundle: Bundle, tiers: Sequence[tuple[str, list[Artefact]]], threads: int, maps: bool, *, forced: bool
+) -> dict[str, Any]:
     """What a choice depends on."""
     named = ("edgeattn", "onnxruntime", "openvino")
     return {
