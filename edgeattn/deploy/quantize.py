@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -120,6 +120,8 @@ def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input]) -> di
     """Write OpenVINO IR with NNCF's fake-quantizers; return the recipe."""
     import nncf
     import openvino
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # importing it has set its own level
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
 
     model = openvino.Core().read_model(source)
@@ -152,15 +154,14 @@ class _Reader:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("nncf", "root", "")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    os.environ.setdefault("OPENVINO_TELEMETRY", "0")
+    """Silence the toolchains' notes and bars; errors still surface."""
+    levels = {name: logging.getLogger(name).level for name in ("nncf", "root", "")}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
+            for name in levels:
+                logging.getLogger(name).setLevel(logging.ERROR)
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

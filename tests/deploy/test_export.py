@@ -1,0 +1,135 @@
+"""Export: parity per attention at two sizes through both engines, the rewrites, and a gate that fails when it should."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgeattn.bundle import load
+from edgeattn.deploy import export as export_function
+from edgeattn.engines import open_engine
+from edgeattn.errors import DataError, EdgeAttnError, GateError
+from edgeattn.imaging import Picture, prepare
+from edgeattn.nn import ATTENTIONS, build_model
+
+LABELS = ("a", "b", "c", "d")
+
+
+def pictures(n: int, seed: int = 0) -> list[Picture]:
+    """Smooth random pictures: blobs of colour, as photographs have them."""
+    from edgeattn._cv2 import cv2
+
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (n, 6, 8, 3), np.uint8)
+    return [np.asarray(cv2.resize(p, (120, 90), interpolation=cv2.INTER_CUBIC), np.uint8) for p in small]
+
+
+def trained(attention: str, imgsz: int) -> nn.Module:
+    """A pico whose norms have seen pictures, so that its answers depend on them."""
+    torch.manual_seed(0)
+    model = build_model("pico", len(LABELS), attention=attention, imgsz=imgsz).train()
+    from edgeattn.spec import InputSpec
+
+    batch = torch.from_numpy(np.concatenate([prepare(p, InputSpec(imgsz, imgsz)) for p in pictures(24, 1)]))
+    with torch.no_grad():
+        for _ in range(30):
+            model((batch.permute(0, 3, 1, 2).float() - 128) / 128)
+    return model.eval()
+
+
+@pytest.mark.parametrize("imgsz", [32, 96])
+@pytest.mark.parametrize("attention", list(ATTENTIONS))
+def test_parity(attention: str, imgsz: int, tmp_path: Path) -> None:
+    model = trained(attention, imgsz)
+    bundle = export_function(
+        model, tmp_path / "m", labels=LABELS, imgsz=imgsz, pictures=pictures(8), mechanism=attention
+    )
+    assert bundle.path.name == "m.edgeattn"
+    for artefact in bundle.artefacts:
+        gate = artefact.gates["parity"]
+        assert gate["verdict"] == "passed"
+        assert gate["n"] == 8
+        assert gate["difference"] <= 1e-4
+    inputs = prepare(pictures(9, seed=5)[8], bundle.spec.input)  # a picture that the gate has not seen
+    with torch.inference_mode():
+        expected = model((torch.from_numpy(inputs).permute(0, 3, 1, 2).float() - 128) / 128).numpy()
+    for name in ("onnxruntime", "openvino"):
+        engine = open_engine(bundle, engine=name, precision="float", maps=True)
+        answer = engine.infer(inputs)
+        engine.close()
+        assert np.abs(answer["logits"] - expected).max() <= 1e-4 * max(np.ptp(expected), 1e-3)
+        assert set(answer) == {"logits", *(m.output for m in bundle.spec.maps)}
+
+
+def test_engines_find_pooling_as_one_node_and_no_batchnorm(tmp_path: Path) -> None:
+    bundle = export_function(trained("se", 96), tmp_path / "m", labels=LABELS, imgsz=96, pictures=pictures(2), mechanism="se")
+    graph = onnx.load(bundle.path / "float.onnx").graph
+    ops = Counter(node.op_type for node in graph.node)
+    assert ops["GlobalAveragePool"] == 13  # twelve gates and the head
+    assert ops["BatchNormalization"] == 0
+    assert ops["ReduceMean"] == 12  # the maps' means over channels
+    assert ops["Add"] == 12  # one shortcut a block; the other is folded into its kernel
+    assert not any(node.metadata_props for node in graph.node)
+
+
+class Clipped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu6(self.conv(x) * 9).mean((2, 3))
+
+
+def test_relu6_becomes_one_clip(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    bundle = export_function(Clipped().eval(), tmp_path / "m", labels=LABELS, imgsz=32, pictures=pictures(2))
+    ops = Counter(node.op_type for node in onnx.load(bundle.path / "float.onnx").graph.node)
+    assert ops["Clip"] == 1
+    assert ops["Min"] + ops["Max"] == 0
+    assert bundle.spec.maps == ()
+
+
+class Fickle(nn.Module):
+    """Answers otherwise when it is traced: what an exporter's error looks like."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.mean((2, 3))
+        return self.linear(pooled) + (0.01 if torch.compiler.is_compiling() else 0.0)
+
+
+def test_a_changed_answer_fails_the_gate_and_writes_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(GateError, match="answers otherwise than torch.*nothing was written"):
+        export_function(Fickle().eval(), tmp_path / "m", labels=LABELS, imgsz=32, pictures=pictures(4))
+    assert list(tmp_path.iterdir()) == []
+
+
+class Untraceable(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(np.asarray(x.mean((2, 3)).tolist(), np.float32))
+
+
+def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
+    with pytest.raises(EdgeAttnError, match="cannot be exported"):
+        export_function(Untraceable(), tmp_path / "m", labels=("a", "b", "c"), imgsz=32, pictures=pictures(1))
+    with pytest.raises(DataError, match="real pictures"):
+        export_function(Clipped(), tmp_path / "m", labels=LABELS, imgsz=32, pictures=[])
+
+
+def test_a_failed_export_leaves_the_last_bundle(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    good = export_function(Clipped().eval(), tmp_path / "m", labels=LABELS, imgsz=32, pictures=pictures(4))
+    with pytest.raises(GateError):
+        export_function(Fickle().eval(), tmp_path / "m", labels=LABELS, imgsz=32, pictures=pictures(4))
+    assert load(good.path).digest() == good.digest()
