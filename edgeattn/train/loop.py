@@ -35,6 +35,7 @@ from edgeattn.train.recipe import Recipe
 from edgeattn.train.sources import open_data
 
 CHECKPOINT = "checkpoint.pt"
+ZOO_WEIGHTS = Path(__file__).parents[1] / "zoo" / "pico-coord.safetensors"
 CHECKPOINT_EVERY_S = 20.0
 """Least time between checkpoints: what a kill can cost, beside the epoch that it falls into."""
 
@@ -107,6 +108,26 @@ def load_run(folder: str | Path) -> Trained:
     return Trained(folder, recipe, labels, model.eval(), json.loads(lines[-1]))
 
 
+def start_from(name: str, model: nn.Module) -> None:
+    """Load the weights called `name` into `model`, in place, except those of another shape (the last layer's, as a rule).
+
+    Raises:
+        DataError: there are no such weights, or hardly any fit the model.
+    """
+    if name == "none":
+        return
+    file = ZOO_WEIGHTS if name == "zoo" else Path(name) / "model.safetensors"
+    if not file.is_file():
+        raise DataError(f"there are no weights {file} to start from; name a finished run's folder, zoo or none")
+    own = model.state_dict()
+    fitting = {key: value.to(own[key].dtype) for key, value in load_file(file).items() if key in own and own[key].shape == value.shape}
+    if len(fitting) < 0.9 * len(own):
+        raise DataError(
+            f"the weights {file} fit {len(fitting)} of the model's {len(own)} tensors; start from the same model and attention, or none"
+        )
+    model.load_state_dict(fitting, strict=False)
+
+
 class _Run:
     def __init__(self, recipe: Recipe, folder: Path, data: TrainingData, teacher: nn.Module | None) -> None:
         torch.manual_seed(recipe.seed)
@@ -116,6 +137,7 @@ class _Run:
         model = build_model(
             recipe.model, len(data.labels), attention=recipe.attention, imgsz=recipe.imgsz, dropout=recipe.dropout
         )
+        start_from(recipe.start, model)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged: nn.Module = _copy(self.model)
         self.teacher = freeze(teacher.to(device, memory_format=torch.channels_last)) if teacher else None  # type: ignore[call-overload]

@@ -27,6 +27,8 @@ class Recipe:
     """Attention in every block: none, se, eca, cbam, coord, or `package.module:Class`."""
     imgsz: int = 96
     """Side of the square input, in pixels."""
+    start: str = "none"
+    """Weights to start from: `zoo` (those shipped for pico with coord, learnt on hand signs), a run's folder, or none."""
     teacher: str = "none"
     """Folder of the teacher's run; `none` trains on the labels alone."""
     distill: str = "dkd"

@@ -1,0 +1,203 @@
+"""The loop: resume after a kill equals an uninterrupted run bit for bit; no skew to the edge; refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from edgeattn._cv2 import cv2
+from edgeattn.errors import DataError, EdgeAttnError, NameNotFoundError, SpecError
+from edgeattn.imaging import prepare
+from edgeattn.spec import InputSpec
+from edgeattn.train import Recipe, TrainingData, load_run, train
+from edgeattn.train.augment import Augment, shrink
+from edgeattn.train.loader import FolderViews, Loader, PictureFiles, evaluation_batches, normalise
+from edgeattn.train.recipe import override
+from edgeattn.train.sources import open_data
+
+COLOURS = {"blue": (220, 40, 40), "green": (40, 200, 40), "red": (40, 40, 220)}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty pictures a class: a coloured disc on noise."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir()
+        for i in range(20):
+            picture = rng.integers(0, 256, (70, 90, 3), np.uint8)
+            cv2.circle(picture, tuple(int(v) for v in rng.integers(25, 45, 2)), int(rng.integers(14, 24)), colour, -1)
+            cv2.imwrite(str(root / name / f"{i}.png"), picture)
+    return root
+
+
+def small(photos: Path, **changes: object) -> Recipe:
+    return replace(
+        Recipe(str(photos), attention="se", imgsz=32, epochs=4, batch_size=16, workers=0), **changes
+    )  # type: ignore[arg-type]
+
+
+def test_a_run_learns_and_is_kept_whole(photos: Path, tmp_path: Path) -> None:
+    recipe = small(photos, epochs=30, lr=0.01)
+    trained = train(recipe, tmp_path / "run", progress=False)
+    assert trained.labels == ("blue", "green", "red")
+    assert trained.metrics["validation_top1"] >= 0.8
+    assert {p.name for p in (tmp_path / "run").iterdir()} >= {"recipe.json", "environment.json", "metrics.jsonl", "model.safetensors"}
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(30))
+    assert lines[-1]["cross_entropy"] < lines[0]["cross_entropy"]
+    again = load_run(tmp_path / "run")
+    assert again.recipe == recipe
+    x = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.allclose(again.model(x), trained.model(x), atol=1e-6)
+
+
+SCRIPT = """
+import sys, json
+from edgeattn.train import Recipe, train
+from edgeattn.train import loop
+from edgeattn.spec import from_json
+loop.CHECKPOINT_EVERY_S = 0.0
+train(from_json(Recipe, json.loads(sys.argv[1])), sys.argv[2], resume=True, progress=False)
+"""
+
+
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(photos: Path, tmp_path: Path) -> None:
+    from edgeattn.spec import to_json
+
+    recipe = small(photos, epochs=40, dropout=0.2, mixup=0.5)
+    whole = train(recipe, tmp_path / "whole", progress=False)
+    command = [sys.executable, "-c", SCRIPT, json.dumps(to_json(recipe)), str(tmp_path / "cut")]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    child = subprocess.Popen(command, env=environment)
+    deadline = time.monotonic() + 120
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.read_text().count("\n") >= 3) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    seen = metrics.read_text().count("\n")
+    assert 3 <= seen < 40
+    resumed = train(recipe, tmp_path / "cut", resume=True, progress=False)
+    ours, theirs = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "cut"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert metrics.read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+    assert resumed.metrics == whole.metrics
+
+
+def test_evaluation_sees_what_the_edge_sees(photos: Path) -> None:
+    recipe = small(photos)
+    data = open_data(recipe, photos)
+    for imgsz in (32, 50):
+        spec = InputSpec(imgsz, imgsz)
+        batches = torch.cat([batch for batch, _ in evaluation_batches(data.validation, spec, batch_size=4)])
+        edge = np.concatenate([prepare(data.validation[i][0], spec) for i in range(len(data.validation))])
+        assert batches.dtype == torch.uint8
+        assert np.array_equal(batches.numpy(), edge)
+
+
+def test_an_unchanged_view_is_the_edges_input(photos: Path) -> None:
+    # Training's channel order and normalisation are the deployed ones: a view without augmentation equals `prepare`.
+    data = open_data(small(photos), photos)
+    still = Augment(rotate=0, scale=(1, 1), aspect=1, shift=0, flip=False, brightness=0, colour=0, blur=0, noise=0, erase=0)
+    assert isinstance(data.train, FolderViews)
+    spec = InputSpec(70, 70)  # the pictures' own height: cropped, not resized
+    views = FolderViews(data.train.samples[:4], spec, still)
+    ((batch, labels),) = Loader(views, batch_size=4, seed=0, workers=0).epoch(0)
+    by_label = sorted(zip(labels.tolist(), batch.numpy().tolist(), strict=True))
+    expected = sorted((s.label, prepare(p, spec)[0].tolist()) for s, (p, _) in zip(views.samples, PictureFiles(views.samples), strict=True))
+    assert by_label == expected
+    x = normalise(torch.tensor([[[[0, 128, 255]]]], dtype=torch.uint8))
+    assert x.flatten().tolist() == [-1.0, 0.0, 127 / 128]
+
+
+def test_views_depend_on_seed_epoch_and_index_alone(photos: Path) -> None:
+    data = open_data(small(photos), photos)
+    batches = {}
+    for workers in (0, 2):
+        loader = Loader(data.train, batch_size=8, seed=3, workers=workers)
+        batches[workers] = [torch.cat([b for b, _ in loader.epoch(e)]) for e in (0, 1)]
+    assert torch.equal(batches[0][0], batches[2][0])
+    assert torch.equal(batches[0][1], batches[2][1])
+    assert not torch.equal(batches[0][0], batches[0][1])
+
+
+def test_distilling_is_training_with_a_teacher(photos: Path, tmp_path: Path) -> None:
+    train(small(photos, attention="none"), tmp_path / "teacher", progress=False)
+    for method in ("kd", "dkd"):
+        recipe = small(photos, teacher=str(tmp_path / "teacher"), distill=method)
+        metrics = train(recipe, tmp_path / method, progress=False).metrics
+        assert metrics[method] > 0
+        assert metrics["loss"] == pytest.approx(metrics["cross_entropy"] + metrics[method], rel=1e-4)
+
+
+def test_a_teacher_of_other_classes_is_refused(photos: Path, tmp_path: Path) -> None:
+    train(small(photos, epochs=1), tmp_path / "teacher", progress=False)
+    data = open_data(small(photos), tmp_path)
+    other = TrainingData(("x", "y", "z"), data.train, data.validation)
+    with pytest.raises(DataError, match="teacher.*knows.*blue"):
+        train(small(photos, teacher=str(tmp_path / "teacher")), tmp_path / "run", data=other, progress=False)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(photos: Path, tmp_path: Path) -> None:
+    recipe = small(photos, model=f"{__name__}:broken", epochs=2)
+    with pytest.raises(EdgeAttnError, match=r"no longer a number at step 0 \(cross_entropy nan\)"):
+        train(recipe, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def broken(classes: int) -> torch.nn.Module:
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, classes))
+    torch.nn.init.constant_(model[2].weight, float("nan"))
+    return model
+
+
+def test_starting_from_weights(photos: Path, tmp_path: Path) -> None:
+    first = train(small(photos, epochs=2), tmp_path / "first", progress=False)
+    second = train(small(photos, epochs=1, lr=1e-6, start=str(tmp_path / "first")), tmp_path / "second", progress=False)
+    ours, theirs = first.model.state_dict(), second.model.state_dict()
+    assert torch.allclose(ours["backbone.stages.2.0.expand.0.weight"], theirs["backbone.stages.2.0.expand.0.weight"], atol=1e-4)
+    with pytest.raises(DataError, match=r"fit \d+ of the model's"):
+        train(small(photos, attention="none", model="nano", start=str(tmp_path / "first")), tmp_path / "third", progress=False)
+    with pytest.raises(DataError, match="no weights"):
+        train(small(photos, start="nowhere"), tmp_path / "third", progress=False)
+
+
+def test_resuming_another_recipe_is_refused(photos: Path, tmp_path: Path) -> None:
+    train(small(photos, epochs=1), tmp_path / "run", progress=False)
+    with pytest.raises(DataError, match="another recipe"):
+        train(small(photos, epochs=2), tmp_path / "run", resume=True, progress=False)
+
+
+def test_settings() -> None:
+    recipe = override(Recipe("x"), ["epochs=3", "lr=0.1", "augment.flip=false", "attention=se"])
+    assert (recipe.epochs, recipe.lr, recipe.augment.flip, recipe.attention) == (3, 0.1, False, "se")
+    with pytest.raises(NameNotFoundError, match="'epoch'.*mean 'epochs'"):
+        override(Recipe("x"), ["epoch=3"])
+    with pytest.raises(SpecError, match="epochs must be of type int"):
+        override(Recipe("x"), ["epochs=many"])
+    with pytest.raises(SpecError, match="epochs=0 is out of range"):
+        override(Recipe("x"), ["epochs=0"])
+    with pytest.raises(SpecError, match="field=value"):
+        override(Recipe("x"), ["epochs"])
+
+
+def test_shrinking_keeps_detail_for_zooming_in() -> None:
+    spec = InputSpec(32, 32)
+    picture = np.zeros((400, 600, 3), np.uint8)
+    assert shrink(picture, spec).shape == (48, 72, 3)
+    assert shrink(picture[:40, :40], spec).shape == (40, 40, 3)
