@@ -65,7 +65,7 @@ def plan(recipe: Recipe, data: TrainingData, minutes: float, folder: Path) -> Re
 def teacher_recipe(student: Recipe) -> Recipe:
     """The recipe that fine-tunes the default teacher on the student's pictures: gentle steps, mild changes of the pictures."""
     return replace(
-        student, model=TEACHER, attention="none", teacher="none", lr=0.0008, batch_size=32, weight_decay=0.02, dropout=0.2,
+        student, model=TEACHER, attention="none", start="none", teacher="none", lr=0.0008, batch_size=32, weight_decay=0.02, dropout=0.2,
         label_smoothing=0.05, mixup=0.0, ema=0.05, epochs=20,
     )  # fmt: skip
 
@@ -155,6 +155,11 @@ def make(
     trained, teacher = train_with_teacher(
         recipe, data, out, minutes=max(0.5, minutes - RESERVE_MINUTES), resume=resume, progress=progress, say=say
     )
+    return finish(trained, teacher, data, out, name, say)
+
+
+def finish(trained: Trained, teacher: Trained | None, data: TrainingData, out: Path, name: str, say: Say) -> Made:
+    """From a finished run (and its teacher's) to a bundle in `out`: export, quantize, verify."""
     behind = None
     if teacher is not None:
         right = [answers(run.model, data.validation, run.recipe) == labels_of(data) for run in (teacher, trained)]
@@ -170,10 +175,23 @@ def labels_of(data: TrainingData) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.array([label for _, label in data.validation], np.int64)
 
 
-DEMO_TEACHER_EPOCHS = 2
+DEMO_TEACHER_EPOCHS = 1
 """Of the demo's teacher, fine-tuned on cards."""
 
 
 def demo_recipe(seed: int) -> Recipe:
     """The demo's student: fixed, so that every machine trains the same model from a seed."""
-    return Recipe("cards", seed=seed, split_seed=seed, epochs=12, views_per_epoch=6_000, lr=0.01, label_smoothing=0.05)
+    return Recipe(
+        "cards", seed=seed, split_seed=seed, epochs=8, views_per_epoch=4_000, lr=0.008, label_smoothing=0.05, start="zoo"
+    )
+
+
+def demo(recipe: Recipe, data: TrainingData, out: Path, *, progress: bool, say: Say) -> Made:
+    """Fine-tune a teacher on cards, train the student by it, then as `make`."""
+    wanted = replace(teacher_recipe(recipe), epochs=DEMO_TEACHER_EPOCHS)
+    say(f"teacher: {TEACHER}, {len(data.train) * wanted.epochs} cards")
+    teacher = train(wanted, out / "teacher", data=data, progress=progress)
+    recipe = replace(recipe, teacher=str(out / "teacher"))
+    say(f"student: {recipe.model} with {recipe.attention}, {len(data.train) * recipe.epochs} cards")
+    trained = train(recipe, out / "student", data=data, progress=progress)
+    return finish(trained, teacher, data, out, "cards", say)

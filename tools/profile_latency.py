@@ -1,17 +1,11 @@
-"""Measure the latency of a bundle's artefacts on this machine: the verb `edgeattn profile` as a script of a clone."""
+"""Profile a bundle: `edgeattn profile` as a script."""
 
 from __future__ import annotations
 
 import sys
 
-import typer
-
-from edgeattn.cli.profile import profile
-from edgeattn.errors import EdgeAttnError
+from edgeattn.cli import main
 
 if __name__ == "__main__":
-    try:
-        typer.run(profile)
-    except EdgeAttnError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.argv.insert(1, "profile")
+    main()

@@ -1,17 +1,11 @@
-"""Run a bundle live on a camera, stream, video or folder: the verb `edgeattn run` as a script of a clone."""
+"""Run a model live: `edgeattn run` as a script."""
 
 from __future__ import annotations
 
 import sys
 
-import typer
-
-from edgeattn.cli.run import run
-from edgeattn.errors import EdgeAttnError
+from edgeattn.cli import main
 
 if __name__ == "__main__":
-    try:
-        typer.run(run)
-    except EdgeAttnError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.argv.insert(1, "run")
+    main()

@@ -35,8 +35,12 @@ def make(
 
     name = photos.resolve().name
     out = out or Path("runs") / name
+    start = "zoo" if (model, attention) == ("pico", "coord") else "none"
     recipe = override(
-        Recipe(str(photos), model=model, attention=attention, imgsz=imgsz, teacher=teacher, seed=seed, mixup=0.3), set_ or []
+        Recipe(
+            str(photos), model=model, attention=attention, imgsz=imgsz, start=start, teacher=teacher, seed=seed, mixup=0.3
+        ),
+        set_ or [],
     )
     data = open_data(recipe, out)
     for note in data.notes:

@@ -39,7 +39,7 @@ class Recipe:
     """Pictures an epoch of `cards`, which have no number of their own; 0: the set's own number."""
     batch_size: int = 64
     """Pictures a step."""
-    lr: float = 0.004
+    lr: float = 0.008
     """Greatest learning rate of AdamW, for a batch of 64; scaled linearly with the batch."""
     weight_decay: float = 0.05
     """AdamW's decay of convolution and linear weights; norms and biases are spared."""
