@@ -148,7 +148,8 @@ class Profiler:
             environment=environment(),
             seconds=(self._after.at_ns - self._before.at_ns) / 1e9,
             waited_share=self._after.waited_share(self._before),
-            stolen_share=self._after.stolen_share(self._before),
+            other_cores=self._after.other_cores(self._before),
+            stolen_cores=self._after.stolen_cores(self._before),
             stopped_early=not self._complete,
         )
 

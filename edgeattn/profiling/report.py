@@ -14,8 +14,10 @@ from edgeattn.timing.statistics import Summary, summary
 SCHEMA = "edgeattn.profile/1"
 STAGES = ("capture", "resize", "infer", "decode", "draw")
 """A frame's way, in order."""
-DISTURBED_SHARE = 0.05
-"""Share of the measured time above which other load makes a profile invalid."""
+WAITED_LIMIT = 0.05
+"""Share of the measured time with tasks waiting for a core, above which other programs' use of cores disturbs."""
+CORES_LIMIT = 0.1
+"""Cores of other programs (where tasks waited), or of a hypervisor, above which a profile is not valid."""
 
 Durations = NDArray[np.float64]
 
@@ -97,8 +99,10 @@ class Report:
     seconds: float
     """How long was measured, warm-up excluded."""
     waited_share: float | None
-    """Share of that time in which some task waited for a core; None where the kernel does not tell."""
-    stolen_share: float | None
+    """Share of that time in which some task waited for a core, ours too; None where the kernel does not tell."""
+    other_cores: float | None
+    """Cores that other programs used in that time, on average; None where the kernel does not tell."""
+    stolen_cores: float | None
     """Cores that a hypervisor took in that time, on average; None where the kernel does not tell."""
     stopped_early: bool
     """True when it was interrupted; the figures are of what had been measured by then."""
@@ -107,12 +111,11 @@ class Report:
     def disturbances(self) -> tuple[str, ...]:
         """Why the figures are not to be trusted; empty where nothing speaks against them."""
         found = []
-        if self.waited_share is not None and self.waited_share > DISTURBED_SHARE:
-            found.append(f"tasks waited for a core {self.waited_share:.0%} of the time (limit {DISTURBED_SHARE:.0%})")
-        if self.stolen_share is not None and self.stolen_share > DISTURBED_SHARE:
-            found.append(
-                f"the hypervisor gave {self.stolen_share:.2f} of our cores to others (limit {DISTURBED_SHARE})"
-            )
+        waited, others, stolen = self.waited_share or 0.0, self.other_cores or 0.0, self.stolen_cores or 0.0
+        if waited > WAITED_LIMIT and others > CORES_LIMIT:
+            found.append(f"other programs used {others:.2f} cores, and tasks waited for one {waited:.0%} of the time")
+        if stolen > CORES_LIMIT:
+            found.append(f"the hypervisor gave {stolen:.2f} of our cores to others")
         usable = self.environment["usable_cores"]
         if any(result.threads > usable for result in self.results):
             found.append(f"more threads than the {usable} cores this process may use")
@@ -139,7 +142,11 @@ class Report:
             "source": self.source,
             "valid": self.valid,
             "disturbances": list(self.disturbances),
-            "pressure": {"waited_share": self.waited_share, "stolen_cores": self.stolen_share},
+            "pressure": {
+                "waited_share": self.waited_share,
+                "other_cores": self.other_cores,
+                "stolen_cores": self.stolen_cores,
+            },
             "stopped_early": self.stopped_early,
             "seconds": self.seconds,
             "results": [result.to_json() | {"ratio_to_float": self.ratio(result)} for result in self.results],

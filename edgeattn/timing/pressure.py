@@ -1,8 +1,13 @@
-"""Was the processor ours? How long tasks waited for a core, from `/proc/pressure/cpu`, and what a hypervisor took."""
+"""Was the processor ours? Waiting for a core, what other programs used and a hypervisor took, as the kernel counts.
+
+Waiting alone does not tell: the threads of one inference make each other wait as well. It disturbs a measurement when
+other programs used the cores at that time.
+"""
 
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,30 +19,39 @@ _STAT = Path("/proc/stat")
 
 @dataclass(frozen=True)
 class Pressure:
-    """Two counters of the kernel; the difference of two readings says how disturbed the time between them was."""
+    """Counters of the kernel at one moment; the difference of two readings says how disturbed the time between was."""
 
     at_ns: int
     """When it was read."""
     waited_ns: int | None
     """Time since boot in which at least one task waited for a core; None where the kernel does not tell."""
+    others_ns: int | None
+    """Processor time of everybody but this process, with an offset of its own; None where the kernel does not tell."""
     stolen_ns: int | None
-    """Time since boot that a hypervisor gave to others while we wanted it, summed over cores; None where unknown."""
+    """Processor time that a hypervisor gave to others while we wanted it; None where the kernel does not tell."""
 
     def waited_share(self, since: Pressure) -> float | None:
         """Share of the time since an earlier reading in which some task waited for a core, 0 to 1."""
-        return _share(self.waited_ns, since.waited_ns, self.at_ns - since.at_ns)
+        return _rate(self.waited_ns, since.waited_ns, self.at_ns - since.at_ns)
 
-    def stolen_share(self, since: Pressure) -> float | None:
-        """Cores that a hypervisor took on average since an earlier reading (0.5: half a core)."""
-        return _share(self.stolen_ns, since.stolen_ns, self.at_ns - since.at_ns)
+    def other_cores(self, since: Pressure) -> float | None:
+        """Cores that other programs used on average since an earlier reading (0.5: half a core)."""
+        cores = _rate(self.others_ns, since.others_ns, self.at_ns - since.at_ns)
+        return None if cores is None else max(0.0, cores)  # the two clocks behind it differ by some ticks
+
+    def stolen_cores(self, since: Pressure) -> float | None:
+        """Cores that a hypervisor took on average since an earlier reading."""
+        return _rate(self.stolen_ns, since.stolen_ns, self.at_ns - since.at_ns)
 
 
 def read(clock: Clock = monotonic_ns) -> Pressure:
     """Read the counters now; costs some tens of microseconds."""
-    return Pressure(clock(), _waited_ns(), _stolen_ns())
+    busy_ns, stolen_ns = _processor_ns()
+    others_ns = None if busy_ns is None else busy_ns - time.process_time_ns()
+    return Pressure(clock(), _waited_ns(), others_ns, stolen_ns)
 
 
-def _share(now: int | None, then: int | None, elapsed_ns: int) -> float | None:
+def _rate(now: int | None, then: int | None, elapsed_ns: int) -> float | None:
     if now is None or then is None or elapsed_ns <= 0:
         return None
     return (now - then) / elapsed_ns
@@ -51,9 +65,12 @@ def _waited_ns() -> int | None:
         return None
 
 
-def _stolen_ns() -> int | None:
+def _processor_ns() -> tuple[int | None, int | None]:
+    """Time that all cores were busy, and that was stolen from them."""
     try:
-        ticks = _STAT.read_text().splitlines()[0].split()  # cpu user nice system idle iowait irq softirq steal ...
-        return int(ticks[8]) * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
+        tick_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+        fields = _STAT.read_text().splitlines()[0].split()[1:9]
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
     except (OSError, ValueError, IndexError, AttributeError):
-        return None
+        return None, None
+    return (user + nice + system + irq + softirq) * tick_ns, steal * tick_ns

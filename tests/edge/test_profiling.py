@@ -229,15 +229,17 @@ def test_builtin_frames_of_normalised_and_missing_golden_pictures(
 def test_disturbed_profile_is_not_valid(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     sleeping(monkeypatch, onnxruntime_float=0.0, openvino_float=0.0)
     measured = profile(tiny_bundle, samples=8)
-    calm = dataclasses.replace(measured, waited_share=0.01, stolen_share=0.0)
+    calm = dataclasses.replace(measured, waited_share=0.01, other_cores=0.0, stolen_cores=0.0)
     assert calm.valid
+    assert dataclasses.replace(calm, waited_share=0.9).valid  # our own threads wait for each other
+    assert dataclasses.replace(calm, other_cores=3.0).valid  # on cores that nobody waited for
     assert "disturbed" not in shown(calm)
-    unknown = dataclasses.replace(calm, waited_share=None, stolen_share=None)
+    unknown = dataclasses.replace(calm, waited_share=None, other_cores=None, stolen_cores=None)
     assert unknown.valid
     assert "not known: no /proc/pressure/cpu" in shown(unknown)
     for disturbed, why in [
-        (dataclasses.replace(calm, waited_share=0.3), "waited for a core 30% of the time"),
-        (dataclasses.replace(calm, stolen_share=0.2), "the hypervisor gave 0.20 of our cores"),
+        (dataclasses.replace(calm, waited_share=0.3, other_cores=0.8), "waited for one 30% of the time"),
+        (dataclasses.replace(calm, stolen_cores=0.2), "the hypervisor gave 0.20 of our cores"),
     ]:
         assert not disturbed.valid
         assert why in " ".join(shown(disturbed).split())

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,10 +146,11 @@ def test_processor_key_is_short_stable_and_fit_for_a_file_name() -> None:
 
 
 def test_pressure_shares() -> None:
-    before = Pressure(at_ns=1_000, waited_ns=500, stolen_ns=0)
-    after = Pressure(at_ns=2_000, waited_ns=600, stolen_ns=500)
+    before = Pressure(at_ns=1_000, waited_ns=500, others_ns=-100, stolen_ns=0)
+    after = Pressure(at_ns=2_000, waited_ns=600, others_ns=300, stolen_ns=500)
     assert after.waited_share(before) == pytest.approx(0.1)
-    assert after.stolen_share(before) == pytest.approx(0.5)
+    assert after.other_cores(before) == pytest.approx(0.4)
+    assert after.stolen_cores(before) == pytest.approx(0.5)
     assert before.waited_share(before) is None
 
 
@@ -157,7 +160,22 @@ def test_pressure_of_a_kernel_that_does_not_tell(monkeypatch: pytest.MonkeyPatch
     before, after = pressure.read(), pressure.read()
     assert after.waited_ns is None
     assert after.waited_share(before) is None
-    assert after.stolen_share(before) is None
+    assert after.other_cores(before) is None
+    assert after.stolen_cores(before) is None
+
+
+def test_own_work_is_not_that_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(pressure, "_STAT", stat)
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(time, "process_time_ns", iter([10**9, 10**9 + 4 * 10**8]).__next__)
+    clock = ticking(10**9)
+    stat.write_text("cpu 100 20 30 900 5 6 7 8 0 0\n")
+    before = pressure.read(clock)
+    stat.write_text("cpu 140 25 35 999 9 8 9 38 0 0\n")  # 40 + 5 + 5 + 2 + 2 ticks of 10 ms busy, 30 stolen
+    after = pressure.read(clock)
+    assert after.other_cores(before) == pytest.approx(0.54 - 0.4)
+    assert after.stolen_cores(before) == pytest.approx(0.3)
 
 
 def test_pressure_counters_grow() -> None:
