@@ -11,12 +11,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import discs
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from edgeattn._cv2 import cv2
 from edgeattn.errors import DataError, EdgeAttnError, NameNotFoundError, SpecError
 from edgeattn.imaging import prepare
 from edgeattn.spec import InputSpec
@@ -26,21 +26,10 @@ from edgeattn.train.loader import FolderViews, Loader, PictureFiles, evaluation_
 from edgeattn.train.recipe import override
 from edgeattn.train.sources import open_data
 
-COLOURS = {"blue": (220, 40, 40), "green": (40, 200, 40), "red": (40, 40, 220)}
-
-
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty pictures a class: a coloured disc on noise."""
-    root = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
-        (root / name).mkdir()
-        for i in range(20):
-            picture = rng.integers(0, 256, (70, 90, 3), np.uint8)
-            cv2.circle(picture, tuple(int(v) for v in rng.integers(25, 45, 2)), int(rng.integers(14, 24)), colour, -1)
-            cv2.imwrite(str(root / name / f"{i}.png"), picture)
-    return root
+    return discs.write(tmp_path_factory.mktemp("photos"), 20)
 
 
 def small(photos: Path, **changes: object) -> Recipe:

@@ -1,0 +1,151 @@
+"""The command as a user types it: the whole way on a small folder, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import discs
+import numpy as np
+import pytest
+
+from edgeattn import cli
+from edgeattn._cv2 import cv2
+from edgeattn.bundle import load
+
+Typed = tuple[int, str, str]
+
+
+def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> Typed:
+    """Exit code, standard output and standard error of `edgeattn WORDS`."""
+    monkeypatch.setattr(sys, "argv", ["edgeattn", *map(str, words)])
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return discs.write(tmp_path_factory.mktemp("set") / "discs", 30)
+
+
+QUICK = ("--imgsz", "32", "--set", "start=none", "--set", "workers=0")
+
+
+def test_make_from_pictures_to_a_bundle_that_runs(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "red" / "cut.jpg").write_bytes(cv2.imencode(".jpg", np.zeros((50, 50, 3), np.uint8))[1].tobytes()[:300])
+    out, report = tmp_path / "out", tmp_path / "report.json"
+    words = ("make", photos, "--out", out, "--teacher", "none", "--minutes", "1.3", "--json", report, *QUICK)
+    code, printed, _ = typed(capsys, monkeypatch, *words)
+    (photos / "red" / "cut.jpg").unlink()
+    assert code == 0
+    assert "cut.jpg" in printed and "cut off" in printed
+    assert f"edgeattn run {out / 'discs.edgeattn'} --source 0" in printed
+    told = json.loads(report.read_text())
+    assert told["schema"] == "edgeattn.make/1"
+    assert told["test_top1"] >= 0.8
+    bundle = load(out / "discs.edgeattn")
+    assert {(a.engine, a.precision) for a in bundle.artefacts} >= {("openvino", "int8"), ("onnxruntime", "float")}
+    assert (out / "calibration.toml").is_file()
+    assert bundle.provenance["calibration"]["pictures"] >= 32
+
+    code, printed, _ = typed(capsys, monkeypatch, "run", bundle.path, "--source", photos / "red", "--sink", "none", "--maps")
+    assert code == 0
+    assert "ms" in printed
+    before = bundle.digest()
+    manifest = ("quantize", bundle.path, "--run", out / "student", "--calibration", out / "calibration.toml")
+    code, printed, _ = typed(capsys, monkeypatch, *manifest)
+    assert code == 3, "45 pictures cannot tell"
+    assert "edgeattn run" in printed
+    assert load(bundle.path).artefacts[0].verdict == "passed"
+    assert before
+
+
+def test_train_export_step_by_step(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    code, printed, _ = typed(
+        capsys, monkeypatch, "train", photos, "--out", run, "--epochs", "2", "--attention", "se", *QUICK
+    )
+    assert code == 0
+    assert f"edgeattn export {run}" in printed
+    code, printed, _ = typed(capsys, monkeypatch, "export", run)
+    assert code == 0
+    assert "differs from torch by" in printed
+    assert load(tmp_path / "run.edgeattn").spec.labels == ("blue", "green", "red")
+
+
+def bad(photos: Path, tmp_path: Path, case: str) -> tuple[tuple[str | Path, ...], str]:
+    """Words to type, and what the one line must say."""
+    empty, one = tmp_path / "empty", tmp_path / "one"
+    empty.mkdir()
+    shutil.copytree(photos / "red", one / "red")
+    torn = tmp_path / "torn"
+    for name in ("a", "b"):
+        (torn / name).mkdir(parents=True)
+        (torn / name / "x.jpg").write_bytes(b"\xff\xd8\xff")
+    heic = tmp_path / "heic"
+    for name in ("a", "b"):
+        (heic / name).mkdir(parents=True)
+        (heic / name / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    return {
+        "empty": (("make", empty), "empty"),
+        "missing": (("make", tmp_path / "none"), "none"),
+        "one class": (("make", one), "one class"),
+        "all torn": (("make", torn), "cut off"),
+        "heic": (("make", heic), "heif-convert"),
+        "attention": (("make", photos, "--attention", "coordd"), "mean 'coord'"),
+        "model": (("train", photos, "--out", tmp_path / "r", "--model", "picco"), "mean 'pico'"),
+        "setting": (("train", photos, "--out", tmp_path / "r", "--set", "epoch=3"), "mean 'epochs'"),
+        "range": (("train", photos, "--out", tmp_path / "r", "--epochs", "0"), "epochs=0 is out of range"),
+        "manifest": (("quantize", "sign", "--run", tmp_path / "r", "--calibration", tmp_path / "no.toml"), "sign"),
+        "bundle": (("run", tmp_path / "no.edgeattn"), "no.edgeattn"),
+        "run": (("export", tmp_path / "no-run"), "holds no finished run"),
+    }[case]
+
+
+CASES = "empty,missing,one class,all torn,heic,attention,model,setting,range,manifest,bundle,run".split(",")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_gets_one_line_and_exit_2(
+    case: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    words, said = bad(photos, tmp_path, case)
+    code, _, err = typed(capsys, monkeypatch, *words)
+    assert code == 2
+    assert said in err
+    assert err.startswith("edgeattn: ")
+    assert err.count("\n") == 1
+    assert not list(work.rglob("*.edgeattn"))
+
+
+def test_a_missing_extra_names_the_pip_line(tmp_path: Path) -> None:
+    # Torch is hidden from a real process, as on an edge box.
+    hide = "import sys; sys.modules['torch'] = None\nfrom importlib import util\nreal = util.find_spec\n"
+    hide += "util.find_spec = lambda name, *a: None if name == 'torch' else real(name, *a)\n"
+    code = hide + "sys.argv = ['edgeattn', 'make', 'x']\nfrom edgeattn.cli import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert done.returncode == 2
+    assert "pip install 'edgeattn[train]'" in done.stderr
+
+
+def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code, printed, _ = typed(capsys, monkeypatch, "--help")
+    assert code == 0
+    for verb in ("demo", "make", "train", "export", "quantize", "verify", "run", "profile", "info", "doctor"):
+        assert verb in printed

@@ -1,0 +1,123 @@
+"""Quantization: real int8 files for both engines, measured on the saved file, with gates of three outcomes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import discs
+import numpy as np
+import onnx
+import pytest
+
+from edgeattn.bundle import Bundle, load
+from edgeattn.deploy import quantize
+from edgeattn.deploy.export import export
+from edgeattn.engines import open_engine
+from edgeattn.errors import DataError
+from edgeattn.imaging import prepare
+from edgeattn.nn import build_model
+from edgeattn.train import Recipe, train
+
+CALIBRATION = [picture for picture, _ in discs.pictures(16, seed=1)]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A trained pico with squeeze-and-excitation, in float."""
+    root = tmp_path_factory.mktemp("quantize")
+    recipe = Recipe(str(discs.write(root / "photos", 24)), attention="se", imgsz=32, epochs=30, lr=0.01, batch_size=16, workers=0)
+    trained = train(recipe, root / "run", progress=False)
+    pictures = [picture for picture, _ in discs.pictures(16, seed=2)]
+    return export(trained.model, root / "discs", labels=trained.labels, imgsz=32, pictures=pictures, mechanism="se")
+
+
+def copy_of(bundle: Bundle, path: Path) -> Bundle:
+    from edgeattn.bundle import extend
+
+    return extend(bundle, (), {}, path=path)
+
+
+def test_both_engines_get_int8_that_passes(bundle: Bundle, tmp_path: Path) -> None:
+    made = quantize(copy_of(bundle, tmp_path / "q.edgeattn"), CALIBRATION, discs.pictures(150, seed=3))
+    again = load(made.bundle.path)
+    assert {(a.engine, a.precision) for a in again.artefacts} == {
+        (engine, precision) for engine in ("onnxruntime", "openvino") for precision in ("float", "int8")
+    }
+    for engine in ("onnxruntime", "openvino"):
+        artefact = again.artefact(engine, "int8")
+        assert artefact.verdict == "passed", artefact.gates
+        loss = artefact.gates["loss"]
+        assert loss["n"] == 450
+        assert loss["high"] <= loss["bound"] == 0.01
+        assert again.file(artefact).stat().st_size < again.file(again.artefact(engine, "float")).stat().st_size
+        opened = open_engine(again, engine=engine, precision="int8")
+        assert "int8" in opened.executed_precision
+        opened.close()
+    by = {(r.engine, r.precision): r for r in made.report.results}
+    assert by["onnxruntime", "int8"].agreement >= 0.98
+    assert by["openvino", "int8"].map_js is not None
+
+
+def test_the_gates_branch_stays_float_and_the_rest_is_int8(bundle: Bundle, tmp_path: Path) -> None:
+    made = quantize(copy_of(bundle, tmp_path / "q.edgeattn"), CALIBRATION, discs.pictures(4, seed=3))
+    graph = onnx.load(made.bundle.path / "int8.onnx").graph
+    dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    convs = [node for node in graph.node if node.op_type == "Conv"]
+    assert len(convs) >= 60
+    assert all(node.input[0] in dequantized and node.input[1] in dequantized for node in convs)
+    floats = Counter(node.op_type for node in graph.node if node.op_type in ("Sigmoid", "Mul"))
+    assert floats["Sigmoid"] == 12
+    gates = [node for node in graph.node if node.op_type == "Sigmoid"]
+    assert not any(node.output[0] in {n for q in graph.node if q.op_type == "QuantizeLinear" for n in q.input} for node in gates)
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    signed = [w for w in weights.values() if w.dtype == np.int8 and w.ndim == 4]
+    assert max(int(np.abs(w.astype(int)).max()) for w in signed) <= 64, "seven bits: no saturation without VNNI"
+
+
+def test_too_few_pictures_cannot_tell(bundle: Bundle, tmp_path: Path) -> None:
+    made = quantize(copy_of(bundle, tmp_path / "q.edgeattn"), CALIBRATION, discs.pictures(10, seed=3))
+    assert made.bundle.artefact("openvino", "int8").verdict == "cannot tell"
+    assert made.report.verdict == "cannot tell"
+
+
+def test_a_ruined_calibration_fails_and_float_is_what_runs(bundle: Bundle, tmp_path: Path) -> None:
+    from edgeattn.engines.choose import choose
+
+    black = [np.zeros((40, 40, 3), np.uint8)] * 32  # the ranges of nothing
+    made = quantize(copy_of(bundle, tmp_path / "q.edgeattn"), black, discs.pictures(100, seed=3))
+    assert made.bundle.artefact("onnxruntime", "int8").verdict == "failed"
+    assert made.report.verdict == "failed"
+    assert choose(made.bundle).precision == "float"
+
+
+def test_nothing_to_calibrate_on(bundle: Bundle) -> None:
+    with pytest.raises(DataError, match="calibration and validation"):
+        quantize(bundle, [], [])
+
+
+@pytest.mark.parametrize("attention", ["none", "eca", "cbam", "coord"])
+def test_every_attention_gets_int8(attention: str, tmp_path: Path) -> None:
+    model = build_model("pico", 3, attention=attention, imgsz=32).eval()
+    labels = ("a", "b", "c")
+    exported = export(model, tmp_path / "m", labels=labels, imgsz=32, pictures=CALIBRATION[:4], mechanism=attention)
+    made = quantize(exported, CALIBRATION, discs.pictures(2))
+    picture = prepare(CALIBRATION[0], made.bundle.spec.input)
+    for engine in ("onnxruntime", "openvino"):
+        opened = open_engine(made.bundle, engine=engine, precision="int8", maps=True)
+        answer = opened.infer(picture)
+        opened.close()
+        assert np.isfinite(answer["logits"]).all()
+        assert len(answer) == 1 + len(made.bundle.spec.maps)
+        assert "int8" in opened.executed_precision
+
+
+def test_the_recipe_tells_what_was_done(bundle: Bundle, tmp_path: Path) -> None:
+    told = {"calibration": {"pictures": len(CALIBRATION), "seed": 1}}
+    made = quantize(copy_of(bundle, tmp_path / "q.edgeattn"), CALIBRATION, discs.pictures(2), provenance=told)
+    assert made.bundle.provenance["calibration"] == told["calibration"]
+    artefact = made.bundle.artefact("openvino", "int8")
+    assert artefact.recipe["pictures"] == 48
+    assert set(artefact.toolchain) == {"openvino", "nncf"}
+    assert replace(artefact, gates={}).verdict == "cannot tell"
