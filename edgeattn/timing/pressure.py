@@ -1,6 +1,6 @@
 """Was the processor ours? Waiting for a core, what other programs used and a hypervisor took, as the kernel counts.
 
-Waiting alone does not tell: the threads of one inference make each other wait as well. It disturbs a measurement when
+Waiting alone does not tell: an inference with many threads makes its own wait as well. It disturbs a measurement when
 other programs used the cores at that time.
 """
 
