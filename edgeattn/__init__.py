@@ -32,7 +32,7 @@ _HOMES = {
     "profile": "profiling",
 }
 
-__all__ = [  # noqa: PLE0604  the names are resolved on first use, so that `import edgeattn` stays light
+__all__ = [  # the names are resolved on first use, so that `import edgeattn` stays light
     "Bundle",
     "Camera",
     "EdgeAttnError",

@@ -34,7 +34,9 @@ except ImportError as error:
     wheels = installed_wheels()
     if len(wheels) > 1:
         raise ExtraMissingError(
-            "one OpenCV", "camera", f"{' and '.join(wheels)} both own cv2 and broke each other: uninstall both; edgeattn"
+            "one OpenCV",
+            "camera",
+            f"{' and '.join(wheels)} both own cv2 and broke each other: uninstall both; edgeattn",
         ) from error
     raise ExtraMissingError("opencv-python", "camera", "edgeattn (without a screen: edgeattn[headless])") from error
 

@@ -35,7 +35,9 @@ class NameNotFoundError(EdgeAttnError, LookupError):
         listed = sorted(choices)
         near = difflib.get_close_matches(name, listed, n=1, cutoff=0.4)
         meant = f" Did you mean '{near[0]}'?" if near else ""
-        super().__init__(f"no {kind} is named '{name}'.{meant} Choices: {', '.join(listed)}.{' ' + hint if hint else ''}")
+        super().__init__(
+            f"no {kind} is named '{name}'.{meant} Choices: {', '.join(listed)}.{' ' + hint if hint else ''}"
+        )
 
 
 class DataError(EdgeAttnError, ValueError):

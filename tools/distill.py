@@ -1,6 +1,6 @@
 """Distil: `edgeattn train` with a teacher, which is one training as any other; a first argument names the teacher's run.
 
-    python tools/distill.py runs/teacher photos --out runs/student
+python tools/distill.py runs/teacher photos --out runs/student
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ def write_json(path: Path | None, payload: dict[str, Any]) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise EdgeAttnError(f"{path}: the report was not written ({error.strerror}); choose another --json path") from error
+        raise EdgeAttnError(
+            f"{path}: the report was not written ({error.strerror}); choose another --json path"
+        ) from error
 
 
 def say(line: str) -> None:

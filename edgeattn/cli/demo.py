@@ -53,10 +53,16 @@ def demo(
             "profile": profiled["results"],
         },
     )
-    console.print(f"\ndone in {time.monotonic() - started:.0f} s: {lived['accuracy']:.1%} of the video's frames right", markup=False)
+    console.print(
+        f"\ndone in {time.monotonic() - started:.0f} s: {lived['accuracy']:.1%} of the video's frames right",
+        markup=False,
+    )
     console.print(f"  look:       {out / 'cards-attention.mp4'}", markup=False)
     console.print(f"  latency:    {out / 'profile.json'}", markup=False)
-    console.print(f"  your turn:  edgeattn make PHOTOS   (a folder of class folders), or edgeattn run {bundle.path} --source 0", markup=False)
+    console.print(
+        f"  your turn:  edgeattn make PHOTOS   (a folder of class folders), or edgeattn run {bundle.path} --source 0",
+        markup=False,
+    )
 
 
 def _run(bundle: Path, video: Path, out: Path) -> dict[str, Any]:

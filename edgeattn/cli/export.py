@@ -27,6 +27,9 @@ def export(
     bundle = export_run(trained, open_data(trained.recipe, run), out or run.with_name(run.name + ".edgeattn"))
     for artefact in bundle.artefacts:
         gate = artefact.gates["parity"]
-        say(f"{artefact.engine}: differs from torch by {gate['difference']:.1e} of the range on {gate['n']} pictures, {gate['verdict']}")
-    write_json(json, {"schema": "edgeattn.export/1", "bundle": str(bundle.path), "artefacts": to_json(bundle.artefacts)})
+        differs = f"differs from torch by {gate['difference']:.1e} of the range"
+        say(f"{artefact.engine}: {differs} on {gate['n']} pictures, {gate['verdict']}")
+    write_json(
+        json, {"schema": "edgeattn.export/1", "bundle": str(bundle.path), "artefacts": to_json(bundle.artefacts)}
+    )
     console.print(f"next:  edgeattn quantize {bundle.path} --run {run}", markup=False)

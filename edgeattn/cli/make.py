@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def make(
     photos: Annotated[Path, typer.Argument(help="Folder of class folders: PHOTOS/cup/1.jpg, PHOTOS/plate/2.jpg, ...")],
     *,
-    out: Annotated[Path | None, typer.Option(help="Where runs and the bundle go; default: runs/NAME of the folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where runs and the bundle go; default: runs/NAME of the folder.")
+    ] = None,
     model: Annotated[str, typer.Option(help="pico, nano, or package.module:function.")] = "pico",
     attention: Annotated[str, typer.Option(help="none, se, eca, cbam, coord, or package.module:Class.")] = "coord",
     imgsz: Annotated[int, typer.Option(help="Side of the square input, in pixels.")] = 96,
@@ -24,7 +26,9 @@ def make(
     minutes: Annotated[float, typer.Option(min=1.0, help="Time to plan for, teacher included.")] = 8.0,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")] = False,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a field of the recipe: field=value.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field of the recipe: field=value.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
 ) -> None:
     """Train, distil, export, quantize and verify a model on your own pictures, and print the line that runs it."""
@@ -38,14 +42,22 @@ def make(
     start = "zoo" if (model, attention) == ("pico", "coord") else "none"
     recipe = override(
         Recipe(
-            str(photos), model=model, attention=attention, imgsz=imgsz, start=start, teacher=teacher, seed=seed, mixup=0.3
+            str(photos),
+            model=model,
+            attention=attention,
+            imgsz=imgsz,
+            start=start,
+            teacher=teacher,
+            seed=seed,
+            mixup=0.3,
         ),
         set_ or [],
     )
     data = open_data(recipe, out)
     for note in data.notes:
         say(note)
-    say(f"{len(data.labels)} classes; {len(data.train)} pictures to train, {len(data.validation)} to choose, {len(data.test)} to test")
+    counts = f"{len(data.train)} pictures to train, {len(data.validation)} to choose, {len(data.test)} to test"
+    say(f"{len(data.labels)} classes; {counts}")
     made = workflow.make(recipe, data, out, name, minutes=minutes, resume=resume, progress=True, say=say)
     report = summary(made) | {"schema": "edgeattn.make/1", "test_top1": test_accuracy(made, data.test)}
     write_json(json, report)

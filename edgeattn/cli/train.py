@@ -22,7 +22,9 @@ def train(
     epochs: Annotated[int, typer.Option(help="Times that every picture is seen.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a field of the recipe: field=value.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field of the recipe: field=value.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
 ) -> None:
     """Train a model; the run's folder keeps the recipe, the metrics, the weights and the last checkpoint."""
@@ -34,7 +36,14 @@ def train(
 
     recipe = override(
         Recipe(
-            data, model=model, attention=attention, imgsz=imgsz, teacher=teacher, distill=distill, epochs=epochs, seed=seed
+            data,
+            model=model,
+            attention=attention,
+            imgsz=imgsz,
+            teacher=teacher,
+            distill=distill,
+            epochs=epochs,
+            seed=seed,
         ),
         set_ or [],
     )
@@ -43,5 +52,7 @@ def train(
         say(note)
     trained = fit(recipe, out, data=pictures, resume=resume)
     say(f"validation top-1 {trained.metrics['validation_top1']:.1%} on {len(pictures.validation)} pictures")
-    write_json(json, {"schema": "edgeattn.train/1", "run": str(out), "recipe": to_json(recipe), "metrics": trained.metrics})
+    write_json(
+        json, {"schema": "edgeattn.train/1", "run": str(out), "recipe": to_json(recipe), "metrics": trained.metrics}
+    )
     console.print(f"next:  edgeattn export {out}", markup=False)

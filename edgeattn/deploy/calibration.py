@@ -61,9 +61,13 @@ class Calibration:
         for file, digest in zip(self.files, self.digests, strict=True):
             path = self.root / file
             if not path.is_file():
-                raise DataError(f"the calibration set lists {path}, which is missing; draw it anew with: edgeattn quantize BUNDLE --data DIR")
+                raise DataError(
+                    f"the calibration set lists {path}, which is missing; draw it anew with: edgeattn quantize BUNDLE --data DIR"
+                )
             if sha256(path) != digest:
-                raise DataError(f"{path} is not the picture that the calibration set lists (sha256 differs); draw the set anew")
+                raise DataError(
+                    f"{path} is not the picture that the calibration set lists (sha256 differs); draw the set anew"
+                )
             found.append(read_picture(path))
         return found
 
@@ -80,14 +84,23 @@ class Calibration:
             *(f"{json.dumps(label, ensure_ascii=False)} = {count}" for label, count in self.strata.items()),
             "",
             "[sha256]",
-            *(f"{json.dumps(f, ensure_ascii=False)} = {json.dumps(d)}" for f, d in zip(self.files, self.digests, strict=True)),
+            *(
+                f"{json.dumps(f, ensure_ascii=False)} = {json.dumps(d)}"
+                for f, d in zip(self.files, self.digests, strict=True)
+            ),
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def draw(
-    samples: Sequence[Sample], labels: Sequence[str], root: Path, *, seed: int = 0, count: int = PICTURES, licence: str = "not stated"
+    samples: Sequence[Sample],
+    labels: Sequence[str],
+    root: Path,
+    *,
+    seed: int = 0,
+    count: int = PICTURES,
+    licence: str = "not stated",
 ) -> Calibration:
     """Draw a seeded, stratified set from labelled pictures (those of the training split).
 
@@ -95,12 +108,16 @@ def draw(
         DataError: fewer than `FEWEST` pictures.
     """
     if len(samples) < FEWEST:
-        raise DataError(f"{len(samples)} pictures are too few to calibrate int8 on ({FEWEST} at least); add pictures to {root}")
+        raise DataError(
+            f"{len(samples)} pictures are too few to calibrate int8 on ({FEWEST} at least); add pictures to {root}"
+        )
     chosen = stratified_sample(samples, min(count, len(samples)), seed)
     strata = Counter(labels[sample.label] for sample in chosen)
     files = tuple(sample.path.relative_to(root).as_posix() for sample in chosen)
     digests = tuple(sha256(sample.path) for sample in chosen)
-    return Calibration(root.resolve(), files, digests, dict(sorted(strata.items())), seed, f"training split of {root.name}", licence)
+    return Calibration(
+        root.resolve(), files, digests, dict(sorted(strata.items())), seed, f"training split of {root.name}", licence
+    )
 
 
 def read(path: Path) -> Calibration:
@@ -112,9 +129,13 @@ def read(path: Path) -> Calibration:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"the calibration manifest {path} cannot be read ({error.strerror}); draw one with --data DIR") from error
+        raise DataError(
+            f"the calibration manifest {path} cannot be read ({error.strerror}); draw one with --data DIR"
+        ) from error
     except tomllib.TOMLDecodeError as error:
-        raise DataError(f"the calibration manifest {path} is not valid TOML ({error}); draw it anew with --data DIR") from error
+        raise DataError(
+            f"the calibration manifest {path} is not valid TOML ({error}); draw it anew with --data DIR"
+        ) from error
     if raw.get("schema") != "edgeattn.calibration/1":
         raise DataError(f"{path} has schema {raw.get('schema')!r}; this version reads 'edgeattn.calibration/1'")
     listed: dict[str, str] = raw.get("sha256", {})

@@ -41,8 +41,8 @@ class Deployed(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        folded = model.deployed() if hasattr(model, "deployed") else model
-        self.model: nn.Module = folded.cpu().float().eval()
+        folded: Any = model.deployed() if hasattr(model, "deployed") else model  # type: ignore[operator]
+        self.model: Any = folded.cpu().float().eval()
         self.eval()
 
     def forward(self, image_BHW3: Tensor) -> tuple[Tensor, ...]:
@@ -134,11 +134,16 @@ def to_onnx(deployed: Deployed, spec: Spec) -> onnx.ModelProto:
             )  # fmt: skip
     except Exception as error:
         reason = str(error).strip().splitlines()
-        raise EdgeAttnError(f"the model cannot be exported to ONNX: {reason[-1] if reason else type(error).__name__}") from error
+        raise EdgeAttnError(
+            f"the model cannot be exported to ONNX: {reason[-1] if reason else type(error).__name__}"
+        ) from error
     assert program is not None
     graph: onnx.ModelProto = program.model_proto
     rewrite(graph)
-    for entry in (*graph.graph.node, *graph.graph.initializer):  # stack traces of the maker's machine do not belong in a product
+    for entry in (
+        *graph.graph.node,
+        *graph.graph.initializer,
+    ):  # stack traces of the maker's machine do not belong in a product
         entry.ClearField("metadata_props")
         entry.ClearField("doc_string")
     onnx.checker.check_model(graph, full_check=True)
@@ -164,7 +169,9 @@ def _spec(deployed: Deployed, labels: Sequence[str], imgsz: int, mechanism: str,
 def _answers(deployed: Deployed, spec: Spec, inputs: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
     with torch.inference_mode():
         outputs = deployed(torch.from_numpy(inputs))
-    return {name: value.numpy() for name, value in zip([spec.output, *(m.output for m in spec.maps)], outputs, strict=True)}
+    return {
+        name: value.numpy() for name, value in zip([spec.output, *(m.output for m in spec.maps)], outputs, strict=True)
+    }
 
 
 def _parity(

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import io
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,9 +30,39 @@ from edgeattn.spec import Artefact
 
 Input = NDArray[np.generic]
 
-ATTENTION_ORT = ("Sigmoid", "HardSigmoid", "HardSwish", "Mul", "ReduceMean", "ReduceMax", "GlobalMaxPool", "Abs", "Div", "Sub", "MatMul", "Concat", "Squeeze", "Transpose")
+ATTENTION_ORT = (
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "Mul",
+    "ReduceMean",
+    "ReduceMax",
+    "GlobalMaxPool",
+    "Abs",
+    "Div",
+    "Sub",
+    "MatMul",
+    "Concat",
+    "Squeeze",
+    "Transpose",
+)
 """ONNX operators that stay in float: elementwise and reducing ones, as they occur in attention branches."""
-ATTENTION_OV = ("Multiply", "Sigmoid", "HSigmoid", "HardSigmoid", "ReduceMean", "ReduceMax", "ReduceSum", "Divide", "Subtract", "MatMul", "Concat", "HSwish", "MVN", "Abs")
+ATTENTION_OV = (
+    "Multiply",
+    "Sigmoid",
+    "HSigmoid",
+    "HardSigmoid",
+    "ReduceMean",
+    "ReduceMax",
+    "ReduceSum",
+    "Divide",
+    "Subtract",
+    "MatMul",
+    "Concat",
+    "HSwish",
+    "MVN",
+    "Abs",
+)
 """The same for NNCF, which names them as OpenVINO does."""
 
 
@@ -78,14 +109,18 @@ def quantize(
         return Quantized(extend(bundle, gated, files, provenance=provenance), report)
 
 
-def _int8_files(bundle: Bundle, inputs: Sequence[Input], scratch: Path) -> tuple[dict[str, Path | bytes], tuple[Artefact, ...]]:
+def _int8_files(
+    bundle: Bundle, inputs: Sequence[Input], scratch: Path
+) -> tuple[dict[str, Path | bytes], tuple[Artefact, ...]]:
     source = bundle.file(bundle.artefact("onnxruntime", "float"))
     try:
         with _quiet():
             ort_recipe = quantize_onnxruntime(source, scratch / "int8.onnx", inputs, bundle.spec.input.name)
             ov_recipe = quantize_openvino(source, scratch / "int8.xml", inputs)
     except Exception as error:
-        raise EdgeAttnError(f"{bundle.path}: quantization failed ({type(error).__name__}: {error}); the float model still works") from error
+        raise EdgeAttnError(
+            f"{bundle.path}: quantization failed ({type(error).__name__}: {error}); the float model still works"
+        ) from error
     artefacts = (
         Artefact("int8.onnx", "onnxruntime", "int8", recipe=ort_recipe, toolchain=versions("onnxruntime", "onnx")),
         Artefact("int8.xml", "openvino", "int8", recipe=ov_recipe, toolchain=versions("openvino", "nncf")),
@@ -108,7 +143,13 @@ def quantize_onnxruntime(source: Path, target: Path, inputs: Sequence[Input], in
         per_channel=True, reduce_range=True, calibrate_method=CalibrationMethod.MinMax, nodes_to_exclude=excluded,
     )  # fmt: skip
     prepared.unlink()
-    return {"activations": "u8", "weights": "s7 per channel", "ranges": "min-max", "float_nodes": len(excluded), "pictures": len(inputs)}
+    return {
+        "activations": "u8",
+        "weights": "s7 per channel",
+        "ranges": "min-max",
+        "float_nodes": len(excluded),
+        "pictures": len(inputs),
+    }
 
 
 def attention_nodes(model: onnx.ModelProto) -> list[str]:
@@ -135,6 +176,9 @@ def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input]) -> di
         advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
     )
     openvino.save_model(quantized, target, compress_to_fp16=False)
+    target.write_text(
+        re.sub(r">\s+<", "><", target.read_text(encoding="utf-8")), encoding="utf-8"
+    )  # a sixth of it is indentation
     return {"preset": "performance", "bias_correction": "fast", "overflow_fix": "enable", "pictures": len(inputs)}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,12 +45,13 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, attention: str) -> None:
         super().__init__()
-        self.local: nn.Module = ConvNorm(channels, channels, 3, groups=channels)
+        local, project = ConvNorm(channels, channels, 3, groups=channels), ConvNorm(2 * channels, channels, 1)
+        self.local: nn.Module = local
         self.attention = build_attention(attention, channels)
         self.expand: nn.Module = ConvNorm(channels, 2 * channels, 1)
-        self.project: nn.Module = ConvNorm(2 * channels, channels, 1)
-        for branch in (self.local, self.project):
-            nn.init.constant_(branch[1].weight, BRANCH)  # type: ignore[index]
+        self.project: nn.Module = project
+        for branch in (local, project):
+            nn.init.constant_(branch[1].weight, BRANCH)  # type: ignore[arg-type]
         self.channels = channels
         self.is_deployed = False
 
@@ -76,7 +78,7 @@ class Block(nn.Module):
             local.weight[:, 0, 1, 1] += 1.0
         self.local = local
         if hasattr(self.attention, "deployed"):
-            self.attention = self.attention.deployed(self.channels)
+            self.attention = self.attention.deployed(self.channels)  # type: ignore[operator]
         self.is_deployed = True
 
 
@@ -105,7 +107,8 @@ class EdgeMeta(nn.Module):
             for stage in range(4)
         )
         self.stages = nn.ModuleList(
-            nn.ModuleList(Block(width, attention) for _ in range(depth)) for width, depth in zip(widths, depths, strict=True)
+            nn.ModuleList(Block(width, attention) for _ in range(depth))
+            for width, depth in zip(widths, depths, strict=True)
         )
         self.channels = widths[-1]
         self.has_maps = attention != "none"
@@ -113,7 +116,7 @@ class EdgeMeta(nn.Module):
     def blocks(self) -> Iterator[tuple[str, Block]]:
         """Path and block of every attention slot, from the first to the last."""
         for s, stage in enumerate(self.stages):
-            for b, block in enumerate(stage):  # type: ignore[arg-type]
+            for b, block in enumerate(cast("list[Block]", stage)):
                 yield f"stages.{s}.{b}", block
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -131,7 +134,7 @@ class EdgeMeta(nn.Module):
         x_BCHW = self.stem(x_BCHW)
         for s, (down, stage) in enumerate(zip(self.downs, self.stages, strict=True)):
             x_BCHW = down(x_BCHW)
-            for b, block in enumerate(stage):  # type: ignore[arg-type]
+            for b, block in enumerate(cast("list[Block]", stage)):
                 x_BCHW, maps[f"stages.{s}.{b}"] = block.attend(x_BCHW)
         return x_BCHW, maps
 

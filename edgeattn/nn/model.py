@@ -45,7 +45,9 @@ class Classifier(nn.Module):
         return twin
 
 
-def build_model(name: str, classes: int, *, attention: str = "none", imgsz: int = 96, dropout: float = 0.0) -> nn.Module:
+def build_model(
+    name: str, classes: int, *, attention: str = "none", imgsz: int = 96, dropout: float = 0.0
+) -> nn.Module:
     """Build a model: a size of EdgeMeta, a pretrained net, or a factory `package.module:function`, called as `f(classes)`.
 
     Raises:

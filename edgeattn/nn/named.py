@@ -32,5 +32,7 @@ def resolve(kind: str, name: str, known: Mapping[str, Callable[..., Any]]) -> Ca
     except (ImportError, AttributeError) as error:
         raise NameNotFoundError(kind, name, known, f"({error})") from error
     if not callable(found):
-        raise SpecError(f"{kind} '{name}' is a {type(found).__name__}; it must be a class or a function that builds a module")
+        raise SpecError(
+            f"{kind} '{name}' is a {type(found).__name__}; it must be a class or a function that builds a module"
+        )
     return found  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ Term = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(student logits, teacher logits, labels) to a scalar."""
 
 METHODS: dict[str, Term] = {
-    "dkd": lambda student, teacher, label: dkd(student, teacher, label),
+    "dkd": dkd,
     "kd": lambda student, teacher, _: kd(student, teacher),
 }
 

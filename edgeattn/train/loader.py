@@ -132,7 +132,7 @@ class Loader:
         self.batches: DataLoader[tuple[torch.Tensor, int]] = DataLoader(
             _Epoch(views, seed),
             batch_size=self.batch_size,
-            sampler=self.order,  # type: ignore[arg-type]
+            sampler=self.order,
             drop_last=True,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -145,7 +145,7 @@ class Loader:
     def epoch(self, number: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches of one epoch."""
         self.order.epoch = number
-        return iter(self.batches)  # type: ignore[arg-type]
+        return iter(self.batches)
 
 
 def normalise(batch_BHW3: torch.Tensor) -> torch.Tensor:

@@ -81,7 +81,9 @@ def train(
     teacher = load_run(Path(recipe.teacher)) if recipe.teacher != "none" else None
     data = data or open_data(recipe, folder)
     if teacher is not None and teacher.labels != data.labels:
-        raise DataError(f"the teacher {recipe.teacher} knows {teacher.labels}, the data {data.labels}; train it on these pictures")
+        raise DataError(
+            f"the teacher {recipe.teacher} knows {teacher.labels}, the data {data.labels}; train it on these pictures"
+        )
     run = _Run(recipe, folder, data, teacher.model if teacher else None)
     (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
     (folder / "labels.json").write_text(json.dumps(data.labels))
@@ -99,7 +101,9 @@ def load_run(folder: str | Path) -> Trained:
     """
     folder = Path(folder)
     if not (folder / "model.safetensors").is_file():
-        raise DataError(f"{folder} holds no finished run (model.safetensors is missing); train with --out {folder} --resume")
+        raise DataError(
+            f"{folder} holds no finished run (model.safetensors is missing); train with --out {folder} --resume"
+        )
     recipe = from_json(Recipe, json.loads((folder / "recipe.json").read_text()))
     labels = tuple(json.loads((folder / "labels.json").read_text()))
     model = build_model(recipe.model, len(labels), attention=recipe.attention, imgsz=recipe.imgsz)
@@ -120,10 +124,15 @@ def start_from(name: str, model: nn.Module) -> None:
     if not file.is_file():
         raise DataError(f"there are no weights {file} to start from; name a finished run's folder, zoo or none")
     own = model.state_dict()
-    fitting = {key: value.to(own[key].dtype) for key, value in load_file(file).items() if key in own and own[key].shape == value.shape}
+    fitting = {
+        key: value.to(own[key].dtype)
+        for key, value in load_file(file).items()
+        if key in own and own[key].shape == value.shape
+    }
     if len(fitting) < 0.9 * len(own):
         raise DataError(
-            f"the weights {file} fit {len(fitting)} of the model's {len(own)} tensors; start from the same model and attention, or none"
+            f"the weights {file} fit {len(fitting)} of the model's {len(own)} tensors; "
+            "start from the same model and attention, or none"
         )
     model.load_state_dict(fitting, strict=False)
 
@@ -190,7 +199,9 @@ class _Run:
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             worst = ", ".join(f"{name} {value.item():.3g}" for name, value in terms.items())
-            raise EdgeAttnError(f"the loss is no longer a number at step {self.step} ({worst}); lower lr, then train with --resume")
+            raise EdgeAttnError(
+                f"the loss is no longer a number at step {self.step} ({worst}); lower lr, then train with --resume"
+            )
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 5.0)
@@ -209,7 +220,9 @@ class _Run:
         name = self.recipe.distill
         return {
             "cross_entropy": CROSS_ENTROPY_WEIGHT[name] * soft_cross_entropy(logits_BK, target_BK),
-            name: METHOD_WEIGHT[name] * min(1.0, self.step / max(1, self.steps // 10)) * method(name)(logits_BK, teacher_BK, label_B),
+            name: METHOD_WEIGHT[name]
+            * min(1.0, self.step / max(1, self.steps // 10))
+            * method(name)(logits_BK, teacher_BK, label_B),
         }
 
     def _mix(self, x_BCHW: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -219,7 +232,11 @@ class _Run:
             return x_BCHW, target_BK, label_B
         share = rng.beta(0.8, 0.8)
         share = max(share, 1.0 - share)  # the first picture stays the main one: its label is the distillation's target
-        return share * x_BCHW + (1 - share) * x_BCHW.flip(0), share * target_BK + (1 - share) * target_BK.flip(0), label_B
+        return (
+            share * x_BCHW + (1 - share) * x_BCHW.flip(0),
+            share * target_BK + (1 - share) * target_BK.flip(0),
+            label_B,
+        )
 
     def _lr(self) -> float:
         done = self.step / max(1, self.steps)
@@ -317,7 +334,9 @@ def _keep_recipe(recipe: Recipe, folder: Path, resume: bool) -> None:
     if resume and kept.is_file():
         old = from_json(Recipe, json.loads(kept.read_text()))
         if replace(old, workers=recipe.workers) != recipe:
-            raise DataError(f"{folder} holds a run of another recipe; resume with the same settings, or choose another --out")
+            raise DataError(
+                f"{folder} holds a run of another recipe; resume with the same settings, or choose another --out"
+            )
     elif not resume:
         for stale in ("model.safetensors", CHECKPOINT, "metrics.jsonl"):
             (folder / stale).unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import typing
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgeattn.errors import NameNotFoundError, SpecError
@@ -59,7 +59,7 @@ class Recipe:
     """Seed of the split into training, validation and test."""
     workers: int = 1
     """Processes that read and augment; 0: none beside the main one."""
-    augment: Augment = Augment()
+    augment: Augment = field(default_factory=Augment)
     """How far pictures are changed."""
 
     def __post_init__(self) -> None:
@@ -103,11 +103,11 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
 R = typing.TypeVar("R", Recipe, Augment)
 
 
-def _set(target: R, field: str, text: str, path: str) -> R:
+def _set(target: R, name: str, text: str, path: str) -> R:
     hints = typing.get_type_hints(type(target))
-    if field not in hints:
+    if name not in hints:
         raise NameNotFoundError("field", path, hints)
-    return dataclasses.replace(target, **{field: parse(hints[field], _value(hints[field], text), path)})
+    return dataclasses.replace(target, **{name: parse(hints[name], _value(hints[name], text), path)})
 
 
 def _value(hint: Any, text: str) -> Any:

@@ -40,13 +40,13 @@ class CardPictures(Sequence[tuple[Picture, int]]):
     """The first cards of a part: a fixed set of labelled pictures."""
 
     def __init__(self, cards: Cards, count: int) -> None:
-        self.cards, self.count = cards, count
+        self.cards, self.size = cards, count
 
     def __len__(self) -> int:
-        return self.count
+        return self.size
 
     def __getitem__(self, index: int) -> tuple[Picture, int]:  # type: ignore[override]
-        if not 0 <= index < self.count:
+        if not 0 <= index < self.size:
             raise IndexError(index)
         sample = self.cards.sample(index)
         return sample.picture, sample.label

@@ -49,7 +49,8 @@ def test_make_from_pictures_to_a_bundle_that_runs(
     code, printed, _ = typed(capsys, monkeypatch, *words)
     (photos / "red" / "cut.jpg").unlink()
     assert code == 0
-    assert "cut.jpg" in printed and "cut off" in printed
+    assert "cut.jpg" in printed
+    assert "cut off" in printed
     assert f"edgeattn run {out / 'discs.edgeattn'} --source 0" in printed
     told = json.loads(report.read_text())
     assert told["schema"] == "edgeattn.make/1"
@@ -59,7 +60,9 @@ def test_make_from_pictures_to_a_bundle_that_runs(
     assert (out / "calibration.toml").is_file()
     assert bundle.provenance["calibration"]["pictures"] >= 32
 
-    code, printed, _ = typed(capsys, monkeypatch, "run", bundle.path, "--source", photos / "red", "--sink", "none", "--maps")
+    code, printed, _ = typed(
+        capsys, monkeypatch, "run", bundle.path, "--source", photos / "red", "--sink", "none", "--maps"
+    )
     assert code == 0
     assert "ms" in printed
     before = bundle.digest()
@@ -115,7 +118,20 @@ def bad(photos: Path, tmp_path: Path, case: str) -> tuple[tuple[str | Path, ...]
     }[case]
 
 
-CASES = "empty,missing,one class,all torn,heic,attention,model,setting,range,manifest,bundle,run".split(",")
+CASES = [
+    "empty",
+    "missing",
+    "one class",
+    "all torn",
+    "heic",
+    "attention",
+    "model",
+    "setting",
+    "range",
+    "manifest",
+    "bundle",
+    "run",
+]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -139,7 +155,9 @@ def test_a_missing_extra_names_the_pip_line(tmp_path: Path) -> None:
     hide = "import sys; sys.modules['torch'] = None\nfrom importlib import util\nreal = util.find_spec\n"
     hide += "util.find_spec = lambda name, *a: None if name == 'torch' else real(name, *a)\n"
     code = hide + "sys.argv = ['edgeattn', 'make', 'x']\nfrom edgeattn.cli import main\nmain()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=dict(os.environ))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
     assert done.returncode == 2
     assert "pip install 'edgeattn[train]'" in done.stderr
 

@@ -68,7 +68,9 @@ def test_parity(attention: str, imgsz: int, tmp_path: Path) -> None:
 
 
 def test_engines_find_pooling_as_one_node_and_no_batchnorm(tmp_path: Path) -> None:
-    bundle = export_function(trained("se", 96), tmp_path / "m", labels=LABELS, imgsz=96, pictures=pictures(2), mechanism="se")
+    bundle = export_function(
+        trained("se", 96), tmp_path / "m", labels=LABELS, imgsz=96, pictures=pictures(2), mechanism="se"
+    )
     graph = onnx.load(bundle.path / "float.onnx").graph
     ops = Counter(node.op_type for node in graph.node)
     assert ops["GlobalAveragePool"] == 13  # twelve gates and the head
@@ -110,7 +112,7 @@ class Fickle(nn.Module):
 
 def test_a_changed_answer_fails_the_gate_and_writes_nothing(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    with pytest.raises(GateError, match="answers otherwise than torch.*nothing was written"):
+    with pytest.raises(GateError, match=r"answers otherwise than torch.*nothing was written"):
         export_function(Fickle().eval(), tmp_path / "m", labels=LABELS, imgsz=32, pictures=pictures(4))
     assert list(tmp_path.iterdir()) == []
 
@@ -121,9 +123,9 @@ class Untraceable(nn.Module):
 
 
 def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
-    with pytest.raises(EdgeAttnError, match="cannot be exported"):
+    with pytest.raises(EdgeAttnError, match=r"cannot be exported"):
         export_function(Untraceable(), tmp_path / "m", labels=("a", "b", "c"), imgsz=32, pictures=pictures(1))
-    with pytest.raises(DataError, match="real pictures"):
+    with pytest.raises(DataError, match=r"real pictures"):
         export_function(Clipped(), tmp_path / "m", labels=LABELS, imgsz=32, pictures=[])
 
 

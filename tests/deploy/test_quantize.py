@@ -27,7 +27,9 @@ CALIBRATION = [picture for picture, _ in discs.pictures(16, seed=1)]
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A trained pico with squeeze-and-excitation, in float."""
     root = tmp_path_factory.mktemp("quantize")
-    recipe = Recipe(str(discs.write(root / "photos", 24)), attention="se", imgsz=32, epochs=30, lr=0.01, batch_size=16, workers=0)
+    recipe = Recipe(
+        str(discs.write(root / "photos", 24)), attention="se", imgsz=32, epochs=30, lr=0.01, batch_size=16, workers=0
+    )
     trained = train(recipe, root / "run", progress=False)
     pictures = [picture for picture, _ in discs.pictures(16, seed=2)]
     return export(trained.model, root / "discs", labels=trained.labels, imgsz=32, pictures=pictures, mechanism="se")
@@ -70,7 +72,9 @@ def test_the_gates_branch_stays_float_and_the_rest_is_int8(bundle: Bundle, tmp_p
     floats = Counter(node.op_type for node in graph.node if node.op_type in ("Sigmoid", "Mul"))
     assert floats["Sigmoid"] == 12
     gates = [node for node in graph.node if node.op_type == "Sigmoid"]
-    assert not any(node.output[0] in {n for q in graph.node if q.op_type == "QuantizeLinear" for n in q.input} for node in gates)
+    assert not any(
+        node.output[0] in {n for q in graph.node if q.op_type == "QuantizeLinear" for n in q.input} for node in gates
+    )
     weights = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     signed = [w for w in weights.values() if w.dtype == np.int8 and w.ndim == 4]
     assert max(int(np.abs(w.astype(int)).max()) for w in signed) <= 64, "seven bits: no saturation without VNNI"

@@ -21,7 +21,9 @@ def listing(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untype
     for name, count in (("á", 30), ("b", 20)):
         (root / name).mkdir()
         for i in range(count):
-            (root / name / f"{i}.png").write_bytes(cv2.imencode(".png", rng.integers(0, 256, (20, 20, 3), np.uint8))[1].tobytes())
+            (root / name / f"{i}.png").write_bytes(
+                cv2.imencode(".png", rng.integers(0, 256, (20, 20, 3), np.uint8))[1].tobytes()
+            )
     return scan(root)
 
 
@@ -40,15 +42,15 @@ def test_a_draw_is_stratified_and_repeatable(listing, tmp_path: Path) -> None:  
 
 
 def test_what_is_refused(listing, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(DataError, match="31 pictures are too few"):
+    with pytest.raises(DataError, match=r"31 pictures are too few"):
         draw(listing.samples[:31], listing.labels, listing.root)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"cannot be read"):
         read(tmp_path / "missing.toml")
     (tmp_path / "bad.toml").write_text("schema = [")
-    with pytest.raises(DataError, match="not valid TOML"):
+    with pytest.raises(DataError, match=r"not valid TOML"):
         read(tmp_path / "bad.toml")
     (tmp_path / "new.toml").write_text('schema = "edgeattn.calibration/9"')
-    with pytest.raises(DataError, match="schema 'edgeattn.calibration/9'"):
+    with pytest.raises(DataError, match=r"schema 'edgeattn.calibration/9'"):
         read(tmp_path / "new.toml")
 
 
@@ -57,7 +59,7 @@ def test_a_changed_or_missing_picture_is_named(listing, tmp_path: Path) -> None:
     drawn.write(tmp_path / "c.toml")
     text = (tmp_path / "c.toml").read_text(encoding="utf-8").replace(drawn.digests[0], "0" * 64)
     (tmp_path / "c.toml").write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match="not the picture that the calibration set lists"):
+    with pytest.raises(DataError, match=r"not the picture that the calibration set lists"):
         read(tmp_path / "c.toml").pictures()
     (tmp_path / "c.toml").write_text(text.replace(drawn.files[0], "b/none.png"), encoding="utf-8")
     with pytest.raises(DataError, match=r"none\.png, which is missing"):

@@ -175,9 +175,9 @@ def test_a_class_of_ones_own() -> None:
 
 
 def test_names_that_nothing_goes_by() -> None:
-    with pytest.raises(NameNotFoundError, match="'coordd'.*mean 'coord'.*cbam, coord, eca, none, se"):
+    with pytest.raises(NameNotFoundError, match=r"'coordd'.*mean 'coord'.*cbam, coord, eca, none, se"):
         build_attention("coordd", C)
-    with pytest.raises(NameNotFoundError, match="no_such_module"):
+    with pytest.raises(NameNotFoundError, match=r"no_such_module"):
         build_attention("no_such_module:Class", C)
-    with pytest.raises(SpecError, match="int; it must be a torch"):
+    with pytest.raises(SpecError, match=r"int; it must be a torch"):
         build_attention(f"{__name__}:not_a_module", C)

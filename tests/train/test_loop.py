@@ -26,6 +26,7 @@ from edgeattn.train.loader import FolderViews, Loader, PictureFiles, evaluation_
 from edgeattn.train.recipe import override
 from edgeattn.train.sources import open_data
 
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty pictures a class: a coloured disc on noise."""
@@ -33,9 +34,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(photos: Path, **changes: object) -> Recipe:
-    return replace(
-        Recipe(str(photos), attention="se", imgsz=32, epochs=4, batch_size=16, workers=0), **changes
-    )  # type: ignore[arg-type]
+    return replace(Recipe(str(photos), attention="se", imgsz=32, epochs=4, batch_size=16, workers=0), **changes)  # type: ignore[arg-type]
 
 
 def test_a_run_learns_and_is_kept_whole(photos: Path, tmp_path: Path) -> None:
@@ -43,7 +42,12 @@ def test_a_run_learns_and_is_kept_whole(photos: Path, tmp_path: Path) -> None:
     trained = train(recipe, tmp_path / "run", progress=False)
     assert trained.labels == ("blue", "green", "red")
     assert trained.metrics["validation_top1"] >= 0.8
-    assert {p.name for p in (tmp_path / "run").iterdir()} >= {"recipe.json", "environment.json", "metrics.jsonl", "model.safetensors"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} >= {
+        "recipe.json",
+        "environment.json",
+        "metrics.jsonl",
+        "model.safetensors",
+    }
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(30))
     assert lines[-1]["cross_entropy"] < lines[0]["cross_entropy"]
@@ -102,13 +106,18 @@ def test_evaluation_sees_what_the_edge_sees(photos: Path) -> None:
 def test_an_unchanged_view_is_the_edges_input(photos: Path) -> None:
     # Training's channel order and normalisation are the deployed ones: a view without augmentation equals `prepare`.
     data = open_data(small(photos), photos)
-    still = Augment(rotate=0, scale=(1, 1), aspect=1, shift=0, flip=False, brightness=0, colour=0, blur=0, noise=0, erase=0)
+    still = Augment(
+        rotate=0, scale=(1, 1), aspect=1, shift=0, flip=False, brightness=0, colour=0, blur=0, noise=0, erase=0
+    )
     assert isinstance(data.train, FolderViews)
     spec = InputSpec(70, 70)  # the pictures' own height: cropped, not resized
     views = FolderViews(data.train.samples[:4], spec, still)
     ((batch, labels),) = Loader(views, batch_size=4, seed=0, workers=0).epoch(0)
     by_label = sorted(zip(labels.tolist(), batch.numpy().tolist(), strict=True))
-    expected = sorted((s.label, prepare(p, spec)[0].tolist()) for s, (p, _) in zip(views.samples, PictureFiles(views.samples), strict=True))
+    expected = sorted(
+        (s.label, prepare(p, spec)[0].tolist())
+        for s, (p, _) in zip(views.samples, PictureFiles(views.samples), strict=True)
+    )
     assert by_label == expected
     x = normalise(torch.tensor([[[[0, 128, 255]]]], dtype=torch.uint8))
     assert x.flatten().tolist() == [-1.0, 0.0, 127 / 128]
@@ -138,7 +147,7 @@ def test_a_teacher_of_other_classes_is_refused(photos: Path, tmp_path: Path) -> 
     train(small(photos, epochs=1), tmp_path / "teacher", progress=False)
     data = open_data(small(photos), tmp_path)
     other = TrainingData(("x", "y", "z"), data.train, data.validation)
-    with pytest.raises(DataError, match="teacher.*knows.*blue"):
+    with pytest.raises(DataError, match=r"teacher.*knows.*blue"):
         train(small(photos, teacher=str(tmp_path / "teacher")), tmp_path / "run", data=other, progress=False)
 
 
@@ -159,29 +168,35 @@ def test_starting_from_weights(photos: Path, tmp_path: Path) -> None:
     first = train(small(photos, epochs=2), tmp_path / "first", progress=False)
     second = train(small(photos, epochs=1, lr=1e-6, start=str(tmp_path / "first")), tmp_path / "second", progress=False)
     ours, theirs = first.model.state_dict(), second.model.state_dict()
-    assert torch.allclose(ours["backbone.stages.2.0.expand.0.weight"], theirs["backbone.stages.2.0.expand.0.weight"], atol=1e-4)
+    assert torch.allclose(
+        ours["backbone.stages.2.0.expand.0.weight"], theirs["backbone.stages.2.0.expand.0.weight"], atol=1e-4
+    )
     with pytest.raises(DataError, match=r"fit \d+ of the model's"):
-        train(small(photos, attention="none", model="nano", start=str(tmp_path / "first")), tmp_path / "third", progress=False)
-    with pytest.raises(DataError, match="no weights"):
+        train(
+            small(photos, attention="none", model="nano", start=str(tmp_path / "first")),
+            tmp_path / "third",
+            progress=False,
+        )
+    with pytest.raises(DataError, match=r"no weights"):
         train(small(photos, start="nowhere"), tmp_path / "third", progress=False)
 
 
 def test_resuming_another_recipe_is_refused(photos: Path, tmp_path: Path) -> None:
     train(small(photos, epochs=1), tmp_path / "run", progress=False)
-    with pytest.raises(DataError, match="another recipe"):
+    with pytest.raises(DataError, match=r"another recipe"):
         train(small(photos, epochs=2), tmp_path / "run", resume=True, progress=False)
 
 
 def test_settings() -> None:
     recipe = override(Recipe("x"), ["epochs=3", "lr=0.1", "augment.flip=false", "attention=se"])
     assert (recipe.epochs, recipe.lr, recipe.augment.flip, recipe.attention) == (3, 0.1, False, "se")
-    with pytest.raises(NameNotFoundError, match="'epoch'.*mean 'epochs'"):
+    with pytest.raises(NameNotFoundError, match=r"'epoch'.*mean 'epochs'"):
         override(Recipe("x"), ["epoch=3"])
-    with pytest.raises(SpecError, match="epochs must be of type int"):
+    with pytest.raises(SpecError, match=r"epochs must be of type int"):
         override(Recipe("x"), ["epochs=many"])
-    with pytest.raises(SpecError, match="epochs=0 is out of range"):
+    with pytest.raises(SpecError, match=r"epochs=0 is out of range"):
         override(Recipe("x"), ["epochs=0"])
-    with pytest.raises(SpecError, match="field=value"):
+    with pytest.raises(SpecError, match=r"field=value"):
         override(Recipe("x"), ["epochs"])
 
 

@@ -52,9 +52,7 @@ def build_attention(name: str, channels: int) -> nn.Module:
 def attend(attention: nn.Module, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Run an attention and give its output (B, C, H, W) together with its map (B, H, W)."""
     if hasattr(attention, "attend"):
-        y_BCHW, map_BHW = attention.attend(x_BCHW)
-        return y_BCHW, map_BHW
+        given: tuple[Tensor, Tensor] = attention.attend(x_BCHW)  # type: ignore[operator]
+        return given
     y_BCHW = attention(x_BCHW)
     return y_BCHW, energy(y_BCHW)
-
-

@@ -23,7 +23,9 @@ class CBAM(nn.Module):
     def __init__(self, channels: int, *, reduction: int = 16, kernel_size: int = 7) -> None:
         super().__init__()
         if kernel_size % 2 == 0:
-            raise SpecError(f"cbam: kernel_size={kernel_size} must be odd; the nearest are {kernel_size - 1} and {kernel_size + 1}")
+            raise SpecError(
+                f"cbam: kernel_size={kernel_size} must be odd; the nearest are {kernel_size - 1} and {kernel_size + 1}"
+            )
         width = squeezed_width(channels, reduction)
         self.mlp = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(), nn.Conv2d(width, channels, 1))
         self.spatial = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2)

@@ -4,9 +4,9 @@ Paper: Coordinate Attention for Efficient Mobile Network Design (Hou et al. 2021
     z_h = mean over W of x (C x H), z_w = mean over H of x (C x W)
     f = hswish(BN(W1 [z_h; z_w])), split again into f_h, f_w
     y = x * s(F_h f_h) * s(F_w f_w)
-Deviations: the squeeze is a multiple of 8 and at least 8; both gates start open. In evaluation W1, BN and the activation are applied to each of the
-two without joining them first: the same numbers, since all three then act on every position alone, and no concat or split in
-the graph.
+Deviations: the squeeze is a multiple of 8 and at least 8; both gates start open. In evaluation W1, BN and the activation are
+applied to each of the two without joining them first: the same numbers, since all three then act on every position alone, and
+no concat or split in the graph.
 Map: mean over channels of the gate s(F_h f_h) * s(F_w f_w).
 """
 

@@ -2,8 +2,8 @@
 
 Paper: ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks (Wang et al. 2020, arXiv:1910.03151).
     y = x * s(conv1d_k(GAP(x))), the kernel k sliding over channels, k = odd(|log2(C) / gamma + b / gamma|)
-Deviations: k is at least 3; the convolution has a bias, from which the gate starts open. `deployed` writes the 1-d convolution as a 1 x 1 convolution with a banded C x C kernel: the
-same numbers, and both engines run it without reshapes.
+Deviations: k is at least 3; the convolution has a bias, from which the gate starts open. `deployed` writes the 1-d convolution
+as a 1 x 1 convolution with a banded C x C kernel: the same numbers, and both engines run it without reshapes.
 Map: mean over channels of |gate * x|.
 """
 
@@ -32,7 +32,7 @@ class EfficientChannelAttention(nn.Module):
         """Weigh the channels."""
         pooled_B1C = global_mean(x_BCHW).flatten(1).unsqueeze(1)
         gate_BC11 = self.conv(pooled_B1C).sigmoid().squeeze(1)[..., None, None]
-        return x_BCHW * gate_BC11
+        return x_BCHW * gate_BC11  # type: ignore[no-any-return]
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Give the output and the map (B, H, W)."""
@@ -62,7 +62,7 @@ class _Banded(nn.Module):
             self.mix.bias.fill_(bias)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return x_BCHW * self.mix(global_mean(x_BCHW)).sigmoid()
+        return x_BCHW * self.mix(global_mean(x_BCHW)).sigmoid()  # type: ignore[no-any-return]
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         y_BCHW = self(x_BCHW)
