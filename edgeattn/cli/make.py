@@ -34,6 +34,7 @@ def make(
     """Train, distil, export, quantize and verify a model on your own pictures, and print the line that runs it."""
     need_training("edgeattn make")
     from edgeattn import workflow
+    from edgeattn.train.loop import check
     from edgeattn.train.recipe import Recipe, override
     from edgeattn.train.sources import open_data
 
@@ -53,6 +54,7 @@ def make(
         ),
         set_ or [],
     )
+    check(recipe)
     data = open_data(recipe, out)
     for note in data.notes:
         say(note)

@@ -30,6 +30,7 @@ def train(
     """Train a model; the run's folder keeps the recipe, the metrics, the weights and the last checkpoint."""
     need_training("edgeattn train")
     from edgeattn.spec import to_json
+    from edgeattn.train.loop import check
     from edgeattn.train.loop import train as fit
     from edgeattn.train.recipe import Recipe, override
     from edgeattn.train.sources import open_data
@@ -47,6 +48,7 @@ def train(
         ),
         set_ or [],
     )
+    check(recipe)
     pictures = open_data(recipe, out)
     for note in pictures.notes:
         say(note)

@@ -112,6 +112,17 @@ def load_run(folder: str | Path) -> Trained:
     return Trained(folder, recipe, labels, model.eval(), json.loads(lines[-1]))
 
 
+def check(recipe: Recipe) -> None:
+    """Build the model once and throw it away, so that a wrong name is said before any time is spent.
+
+    Raises:
+        NameNotFoundError: no such model or attention.
+        SpecError: a class or function of the user's own that builds something else.
+        DataError: no such starting weights, or they do not fit.
+    """
+    start_from(recipe.start, build_model(recipe.model, 2, attention=recipe.attention, imgsz=recipe.imgsz))
+
+
 def start_from(name: str, model: nn.Module) -> None:
     """Load the weights called `name` into `model`, in place, except those of another shape (the last layer's, as a rule).
 

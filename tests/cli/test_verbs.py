@@ -148,6 +148,7 @@ def test_bad_input_gets_one_line_and_exit_2(
     assert err.startswith("edgeattn: ")
     assert err.count("\n") == 1
     assert not list(work.rglob("*.edgeattn"))
+    assert not list(work.rglob("metrics.jsonl")), "nothing was trained before the mistake was said"
 
 
 def test_a_missing_extra_names_the_pip_line(tmp_path: Path) -> None:
