@@ -25,6 +25,10 @@ CELLS = 10
 """Cells across a glyph: the 8 of a digit and an empty one on each side."""
 GLYPH = 80
 """Pixels across a glyph."""
+WOBBLES = 256
+"""Elastic changes to choose from."""
+WOBBLE = 3.0
+"""Their standard deviation, in pixels of the glyph (a cell of the digit is 8)."""
 SHEET = 128
 """Pixels across the drawing of an empty card."""
 _RAMP = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
@@ -130,10 +134,22 @@ def _noise() -> Floats:
     return np.random.default_rng(0).standard_normal((2048, 512), dtype=np.float32)
 
 
+@cache
+def _wobbles() -> tuple[tuple[Floats, Floats], ...]:
+    """Smooth elastic changes of a glyph, as the two maps of `cv2.remap` (Simard et al. 2003)."""
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:GLYPH, :GLYPH].astype(np.float32)
+    fields = rng.normal(0.0, WOBBLE, (WOBBLES, 2, 4, 4)).astype(np.float32)
+    grown = [[cv2.resize(axis, (GLYPH, GLYPH), interpolation=cv2.INTER_CUBIC) for axis in field] for field in fields]
+    return tuple((x + across, y + down) for across, down in grown)
+
+
 def draw_card(part: Part, label: int, rng: np.random.Generator, *, clear: bool = False) -> Card:
     """Draw a card for a digit at random; `clear` takes the digit from the clearly written half only."""
     own = _glyphs(part)[label]
     glyph = own[rng.integers(len(own) // 2 if clear else len(own))]
+    if part == "train":  # 1,260 instances are soon known by heart; other hands would have written them otherwise
+        glyph = np.asarray(cv2.remap(glyph, *_wobbles()[rng.integers(WOBBLES)], cv2.INTER_LINEAR), np.uint8)
     height = rng.uniform(0.58, 0.72)
     turn, slant, stretch = rng.uniform(-0.1, 0.1), rng.uniform(-0.15, 0.15), rng.uniform(0.85, 1.2)
     step = height / 8 * CELLS / GLYPH

@@ -27,7 +27,7 @@ from edgeattn.errors import DataError, EdgeAttnError
 from edgeattn.imaging import Picture
 from edgeattn.nn.model import build_model
 from edgeattn.spec import from_json, to_json
-from edgeattn.timing.environment import environment
+from edgeattn.timing.environment import environment, usable_cores
 from edgeattn.train.distill import CROSS_ENTROPY_WEIGHT, METHOD_WEIGHT, freeze, method
 from edgeattn.train.loader import Loader, TrainingData, evaluation_batches, normalise
 from edgeattn.train.losses import soft_cross_entropy
@@ -150,6 +150,8 @@ def start_from(name: str, model: nn.Module) -> None:
 
 class _Run:
     def __init__(self, recipe: Recipe, folder: Path, data: TrainingData, teacher: nn.Module | None) -> None:
+        # A core a worker: threads that wait for one another and for a busy core are slower than fewer threads.
+        torch.set_num_threads(max(1, usable_cores() - recipe.workers))
         torch.manual_seed(recipe.seed)
         self.recipe, self.folder, self.data = recipe, folder, data
         self.accelerator = Accelerator()
