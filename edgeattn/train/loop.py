@@ -6,6 +6,7 @@ A run's folder holds the whole recipe (`recipe.json`), the environment, metrics 
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -26,12 +27,12 @@ from torch import Tensor, nn
 from edgeattn.errors import DataError, EdgeAttnError
 from edgeattn.imaging import Picture
 from edgeattn.nn.model import build_model
-from edgeattn.spec import from_json, to_json
+from edgeattn.spec import to_json
 from edgeattn.timing.environment import environment, usable_cores
 from edgeattn.train.distill import CROSS_ENTROPY_WEIGHT, METHOD_WEIGHT, freeze, method
 from edgeattn.train.loader import Loader, TrainingData, evaluation_batches, normalise
 from edgeattn.train.losses import soft_cross_entropy
-from edgeattn.train.recipe import Recipe
+from edgeattn.train.recipe import Recipe, load_recipe
 from edgeattn.train.sources import open_data
 
 CHECKPOINT = "checkpoint.pt"
@@ -104,7 +105,7 @@ def load_run(folder: str | Path) -> Trained:
         raise DataError(
             f"{folder} holds no finished run (model.safetensors is missing); train with --out {folder} --resume"
         )
-    recipe = from_json(Recipe, json.loads((folder / "recipe.json").read_text()))
+    recipe = load_recipe(folder)
     labels = tuple(json.loads((folder / "labels.json").read_text()))
     model = build_model(recipe.model, len(labels), attention=recipe.attention, imgsz=recipe.imgsz)
     model.load_state_dict(load_file(folder / "model.safetensors"))
@@ -161,7 +162,7 @@ class _Run:
         )
         start_from(recipe.start, model)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.averaged: nn.Module = _copy(self.model)
+        self.averaged: nn.Module = copy.deepcopy(self.model).requires_grad_(False)
         self.teacher = freeze(teacher.to(device, memory_format=torch.channels_last)) if teacher else None  # type: ignore[call-overload]
         self.loader = Loader(data.train, batch_size=recipe.batch_size, seed=recipe.seed, workers=recipe.workers)
         self.steps = recipe.epochs * len(self.loader)
@@ -326,12 +327,6 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(model).requires_grad_(False)
-
-
 def _floats(model: nn.Module) -> list[Tensor]:
     return [value.detach() for value in model.state_dict().values() if value.is_floating_point()]
 
@@ -345,8 +340,7 @@ def _save_weights(model: nn.Module, path: Path) -> None:
 def _keep_recipe(recipe: Recipe, folder: Path, resume: bool) -> None:
     kept = folder / "recipe.json"
     if resume and kept.is_file():
-        old = from_json(Recipe, json.loads(kept.read_text()))
-        if replace(old, workers=recipe.workers) != recipe:
+        if replace(load_recipe(folder), workers=recipe.workers) != recipe:
             raise DataError(
                 f"{folder} holds a run of another recipe; resume with the same settings, or choose another --out"
             )

@@ -7,10 +7,11 @@ import json
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from edgeattn.errors import NameNotFoundError, SpecError
-from edgeattn.spec import InputSpec, parse
+from edgeattn.spec import InputSpec, from_json, parse
 from edgeattn.train.augment import Augment
 from edgeattn.train.distill import METHODS
 
@@ -80,6 +81,11 @@ class Recipe:
     def input(self) -> InputSpec:
         """The input that the model is trained for."""
         return InputSpec(self.imgsz, self.imgsz)
+
+
+def load_recipe(folder: Path) -> Recipe:
+    """The recipe that a run's folder holds."""
+    return from_json(Recipe, json.loads((folder / "recipe.json").read_text()))
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
