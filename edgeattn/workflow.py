@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeattn.bundle import Bundle, load
+from edgeattn.bundle import Bundle
 from edgeattn.deploy.calibration import Calibration
 from edgeattn.deploy.export import GOLDEN_PICTURES, export, recipe_digest
 from edgeattn.deploy.quantize import Quantized, quantize
@@ -22,7 +22,7 @@ from edgeattn.errors import DataError
 from edgeattn.evaluation.significance import Gate, loss_gate
 from edgeattn.spec import to_json
 from edgeattn.train.loader import TrainingData
-from edgeattn.train.loop import Trained, answers, train, views_per_second
+from edgeattn.train.loop import Trained, answers, train, views_per_second, zoo_attributions
 from edgeattn.train.recipe import Recipe, load_recipe
 
 Say = Callable[[str], None]
@@ -141,7 +141,7 @@ def weights_attributions(recipe: Recipe) -> list[dict[str, str]]:
     if recipe.model == TEACHER:
         found.append(TEACHER_ATTRIBUTION)
     if recipe.start == "zoo":
-        found += load("sign-digits").provenance["attributions"]
+        found += zoo_attributions()
     for parent in {recipe.start, recipe.teacher} - {"none", "zoo"}:
         found += weights_attributions(load_recipe(Path(parent)))
     return found

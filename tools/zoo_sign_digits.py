@@ -233,9 +233,10 @@ def main() -> None:
     validation = fixed(held_out, "validation", 3, 2) + plain
     data = TrainingData((*LABELS, "none of these"), SignViews(train_hands), validation)
     recipe = Recipe("sign-digits", attention="coord", epochs=options.epochs, lr=0.01, label_smoothing=0.05)
-    train(recipe, options.out / "first", data=data, resume=True)
-    recipe = replace(recipe, start=str(options.out / "first"), lr=0.006)  # the same again, from where the first ended
-    trained = train(recipe, options.out / "run", data=data, resume=True)
+    trained = train(recipe, options.out / "round-1", data=data, resume=True)
+    for number in (2, 3):  # the same again, from where the last round ended: the loss still falls
+        recipe = replace(recipe, start=str(trained.folder), epochs=options.epochs * (number - 1), lr=0.006)
+        trained = train(recipe, options.out / f"round-{number}", data=data, resume=True)
     rejection = Rejection(threshold(trained.model, recipe, validation, 0.02), index=NONE)
     print(f"validation top-1 {trained.metrics['validation_top1']:.2%}, threshold {rejection.threshold}")
     golden = [*plain[:: len(plain) // 24][:24], *validation[:2]]  # plain ones, mostly: noise does not compress

@@ -84,13 +84,17 @@ class Cards:
         """
         rng = np.random.default_rng((self.seed, PARTS.index(self.part), index))
         label = index % len(LABELS)
-        card = draw_card(self.part, label, rng)
-        pose = _random_pose(card, self.size, rng)
-        background = random_background(rng, self.size, self.part)
-        picture, mask = paint(card, pose, background, draw_light(rng, (self.size, self.size)))
-        outline = np.clip(project(pose, corners(card)), 0, self.size)
-        (x0, y0), (x1, y1) = outline.min(axis=0).tolist(), outline.max(axis=0).tolist()
-        return CardSample(develop(picture, rng), label, (x0, y0, x1, y1), mask)
+        return render(draw_card(self.part, label, rng), label, self.part, self.size, rng)
+
+
+def render(card: Card, label: int, part: Part, size: int, rng: np.random.Generator) -> CardSample:
+    """Render a card in a random pose and light over a random background of a part."""
+    pose = _random_pose(card, size, rng)
+    background = random_background(rng, size, part)
+    picture, mask = paint(card, pose, background, draw_light(rng, (size, size)))
+    outline = np.clip(project(pose, corners(card)), 0, size)
+    (x0, y0), (x1, y1) = outline.min(axis=0).tolist(), outline.max(axis=0).tolist()
+    return CardSample(develop(picture, rng), label, (x0, y0, x1, y1), mask)
 
 
 def write_folder(root: str | Path, part: Part, count: int, *, seed: int = 0, size: int = 128) -> Path:

@@ -97,11 +97,12 @@ def _glyphs(part: Part) -> tuple[NDArray[np.uint8], ...]:
         place = np.random.default_rng(label).permutation(len(own)) % 20  # fixed: the parts do not depend on a seed
         chosen = own[np.isin(place, _PART_OF_TWENTY[part])]
         unusual = np.square(chosen - np.median(own, axis=0)).sum(axis=(1, 2))
-        by_class.append(np.stack([_enlarge(chosen[i]) for i in np.argsort(unusual)]))
+        by_class.append(np.stack([enlarge(chosen[i]) for i in np.argsort(unusual)]))
     return tuple(by_class)
 
 
-def _enlarge(digit: Floats) -> Picture:
+def enlarge(digit: Floats) -> Picture:
+    """(8, 8) ink of 0 to 1 to a glyph, (GLYPH, GLYPH) bytes."""
     grown = cv2.resize(np.pad(digit, 1), (GLYPH, GLYPH), interpolation=cv2.INTER_CUBIC)
     sharper = grown + 0.9 * (grown - cv2.GaussianBlur(grown, (0, 0), GLYPH / CELLS))  # opens loops that ink has filled
     return np.asarray(np.clip(sharper * 255.0, 0, 255), np.uint8)
@@ -148,8 +149,16 @@ def draw_card(part: Part, label: int, rng: np.random.Generator, *, clear: bool =
     """Draw a card for a digit at random; `clear` takes the digit from the clearly written half only."""
     own = _glyphs(part)[label]
     glyph = own[rng.integers(len(own) // 2 if clear else len(own))]
-    if part == "train":  # 1,260 instances are soon known by heart; other hands would have written them otherwise
-        glyph = np.asarray(cv2.remap(glyph, *_wobbles()[rng.integers(WOBBLES)], cv2.INTER_LINEAR), np.uint8)
+    return print_card(wobbled(glyph, rng) if part == "train" else glyph, rng)
+
+
+def wobbled(glyph: Picture, rng: np.random.Generator) -> Picture:
+    """The glyph as another hand would have written it: 1,260 digits are soon known by heart."""
+    return np.asarray(cv2.remap(glyph, *_wobbles()[rng.integers(WOBBLES)], cv2.INTER_LINEAR), np.uint8)
+
+
+def print_card(glyph: Picture, rng: np.random.Generator) -> Card:
+    """Print (GLYPH, GLYPH) ink on a card of random make."""
     height = rng.uniform(0.58, 0.72)
     turn, slant, stretch = rng.uniform(-0.1, 0.1), rng.uniform(-0.15, 0.15), rng.uniform(0.85, 1.2)
     step = height / 8 * CELLS / GLYPH

@@ -70,28 +70,28 @@ class PictureFiles(Sequence[tuple[Picture, int]]):
 
 
 class FolderViews:
-    """Views of labelled picture files: read once, kept small in memory, augmented anew each time."""
+    """Views of labelled picture files: kept small in memory once read, augmented anew each time."""
 
     def __init__(self, samples: Sequence[Sample], spec: InputSpec, augment: Augment) -> None:
         self.samples, self.spec, self.augment = samples, spec, augment
-        self._cache: list[Picture] | None = None
-        pictures: list[Picture] = []
-        size = 0
-        for sample in samples:
-            pictures.append(shrink(read_picture(sample.path), spec))
-            size += pictures[-1].nbytes
-            if size > CACHE_BYTES:
-                return
-        self._cache = pictures
+        self._cache: dict[int, Picture] = {}
+        self._cached_bytes = 0
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def view(self, index: int, rng: np.random.Generator) -> tuple[Picture, int]:
         """As `Views.view`."""
-        sample = self.samples[index]
-        kept = self._cache[index] if self._cache is not None else shrink(read_picture(sample.path), self.spec)
-        return self.augment(kept, self.spec, rng), sample.label
+        return self.augment(self._read(index), self.spec, rng), self.samples[index].label
+
+    def _read(self, index: int) -> Picture:
+        if index in self._cache:
+            return self._cache[index]
+        picture = shrink(read_picture(self.samples[index].path), self.spec)
+        if self._cached_bytes + picture.nbytes <= CACHE_BYTES:
+            self._cache[index] = picture
+            self._cached_bytes += picture.nbytes
+        return picture
 
 
 class _Epoch(Dataset[tuple[torch.Tensor, int]]):

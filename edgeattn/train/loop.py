@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -149,6 +150,12 @@ def start_from(name: str, model: nn.Module) -> None:
     model.load_state_dict(fitting, strict=False)
 
 
+def zoo_attributions() -> list[dict[str, str]]:
+    """Sources and licences of what the zoo's starting weights were trained on."""
+    with safe_open(ZOO_WEIGHTS, "pt") as weights:
+        return list(json.loads(weights.metadata()["attributions"]))
+
+
 class _Run:
     def __init__(self, recipe: Recipe, folder: Path, data: TrainingData, teacher: nn.Module | None) -> None:
         # A core a worker: threads that wait for one another and for a busy core are slower than fewer threads.
@@ -167,7 +174,8 @@ class _Run:
         self.loader = Loader(data.train, batch_size=recipe.batch_size, seed=recipe.seed, workers=recipe.workers)
         self.steps = recipe.epochs * len(self.loader)
         self.peak_lr = recipe.lr * min(recipe.batch_size, len(data.train)) / 64
-        self.optimizer = torch.optim.AdamW(_groups(self.model, recipe.weight_decay), lr=self.peak_lr, betas=(0.9, 0.99))
+        groups = _groups(self.model, recipe.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=self.peak_lr, betas=(0.9, 0.99), fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         self._averages, self._sources = _floats(self.averaged), _floats(self.model)
         self.step = 0

@@ -37,10 +37,11 @@ class CardViews:
 
 
 class CardPictures(Sequence[tuple[Picture, int]]):
-    """The first cards of a part: a fixed set of labelled pictures."""
+    """The first cards of a part: a fixed set of labelled pictures, each rendered once."""
 
     def __init__(self, cards: Cards, count: int) -> None:
         self.cards, self.size = cards, count
+        self._rendered: dict[int, tuple[Picture, int]] = {}
 
     def __len__(self) -> int:
         return self.size
@@ -48,8 +49,10 @@ class CardPictures(Sequence[tuple[Picture, int]]):
     def __getitem__(self, index: int) -> tuple[Picture, int]:  # type: ignore[override]
         if not 0 <= index < self.size:
             raise IndexError(index)
-        sample = self.cards.sample(index)
-        return sample.picture, sample.label
+        if index not in self._rendered:
+            sample = self.cards.sample(index)
+            self._rendered[index] = sample.picture, sample.label
+        return self._rendered[index]
 
 
 def open_data(recipe: Recipe, scratch: Path) -> TrainingData:
