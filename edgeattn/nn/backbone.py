@@ -8,6 +8,7 @@ reshape outside the slot: what int8 engines run best.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -36,18 +37,20 @@ SIZES = {
 }
 
 
+SMALL_INPUT = 48
+"""Pictures with a shorter side than this keep their size through the stem."""
 BRANCH = 0.2
 """Scale that a residual branch starts from: twelve blocks then begin near the identity and learn sooner."""
 
 
 class Block(nn.Module):
-    """One EdgeMeta block: (B, C, H, W) -> (B, C, H, W)."""
+    """One EdgeMeta block: (B, C, H, W) -> (B, C, H, W); `attention` keeps that shape."""
 
-    def __init__(self, channels: int, attention: str) -> None:
+    def __init__(self, channels: int, attention: nn.Module) -> None:
         super().__init__()
         local, project = ConvNorm(channels, channels, 3, groups=channels), ConvNorm(2 * channels, channels, 1)
         self.local: nn.Module = local
-        self.attention = build_attention(attention, channels)
+        self.attention = attention
         self.expand: nn.Module = ConvNorm(channels, 2 * channels, 1)
         self.project: nn.Module = project
         for branch in (local, project):
@@ -85,11 +88,13 @@ class Block(nn.Module):
 class EdgeMeta(nn.Module):
     """The backbone: (B, 3, H, W) -> (B, C4, H/32, W/32); on 32 x 32 pictures the stem keeps the size and it is H/8."""
 
-    def __init__(self, size: str, attention: str, *, small_input: bool = False) -> None:
+    def __init__(self, size: str, attention: str, *, imgsz: int = 96) -> None:
         super().__init__()
         if size not in SIZES:
             raise NameNotFoundError("model", size, SIZES)
         widths, depths = SIZES[size].widths, SIZES[size].depths
+        small_input = imgsz < SMALL_INPUT
+        stride = 1 if small_input else 4
         if small_input:
             self.stem = nn.Sequential(ConvNorm(3, widths[0], 3), nn.ReLU())
         else:
@@ -107,11 +112,28 @@ class EdgeMeta(nn.Module):
             for stage in range(4)
         )
         self.stages = nn.ModuleList(
-            nn.ModuleList(Block(width, attention) for _ in range(depth))
-            for width, depth in zip(widths, depths, strict=True)
+            nn.ModuleList(
+                Block(width, self._attention(attention, stage, width, math.ceil(imgsz / (stride << stage))))
+                for _ in range(depth)
+            )
+            for stage, (width, depth) in enumerate(zip(widths, depths, strict=True))
         )
         self.channels = widths[-1]
-        self.has_maps = attention != "none"
+
+    @staticmethod
+    def _attention(name: str, stage: int, channels: int, side: int) -> nn.Module:
+        """The attention of a stage whose map is `side` wide; mechanisms that cost N^2 leave the first stages empty."""
+        attention = build_attention(name, channels)
+        if stage < getattr(attention, "first_stage", 0):
+            return nn.Identity()
+        if hasattr(attention, "check_map"):
+            attention.check_map(side, side)  # type: ignore[operator]
+        return attention
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether any slot is filled."""
+        return any(not isinstance(block.attention, nn.Identity) for _, block in self.blocks())
 
     def blocks(self) -> Iterator[tuple[str, Block]]:
         """Path and block of every attention slot, from the first to the last."""
@@ -129,13 +151,16 @@ class EdgeMeta(nn.Module):
         return x_BCHW
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Features of the last stage, and the map (B, h, w) of every block by its path."""
+        """Features of the last stage, and the map (B, h, w) of every filled slot by its block's path."""
         maps: dict[str, Tensor] = {}
         x_BCHW = self.stem(x_BCHW)
         for s, (down, stage) in enumerate(zip(self.downs, self.stages, strict=True)):
             x_BCHW = down(x_BCHW)
             for b, block in enumerate(cast("list[Block]", stage)):
-                x_BCHW, maps[f"stages.{s}.{b}"] = block.attend(x_BCHW)
+                if isinstance(block.attention, nn.Identity):
+                    x_BCHW = block(x_BCHW)
+                else:
+                    x_BCHW, maps[f"stages.{s}.{b}"] = block.attend(x_BCHW)
         return x_BCHW, maps
 
     def deploy(self) -> None:

@@ -12,9 +12,6 @@ from edgeattn.nn.heads import ClassificationHead
 from edgeattn.nn.named import resolve
 from edgeattn.nn.pretrained import PRETRAINED
 
-SMALL_INPUT = 48
-"""Pictures with a shorter side than this keep their size through the stem."""
-
 
 class Classifier(nn.Module):
     """EdgeMeta with a classification head: (B, 3, H, W), normalised by (x - 128) / 128, -> logits (B, K)."""
@@ -23,7 +20,7 @@ class Classifier(nn.Module):
         self, classes: int, *, size: str = "pico", attention: str = "none", imgsz: int = 96, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.backbone = EdgeMeta(size, attention, small_input=imgsz < SMALL_INPUT)
+        self.backbone = EdgeMeta(size, attention, imgsz=imgsz)
         self.head = ClassificationHead(self.backbone.channels, classes, dropout=dropout)
         self.attention = attention
 

@@ -1,8 +1,14 @@
 """Attention mechanisms that keep the shape: `A(channels, *, ...) : (B, C, H, W) -> (B, C, H, W)`.
 
 A mechanism a file. Besides `forward`, each has `attend(x) -> (y, map)` with its map (B, H, W), raw and non-negative, and
-may have `deployed() -> Module`, an exact form that engines run faster. A class of your own, named `package.module:Class`,
-needs only `forward`: without `attend` its map is the energy it passes on, mean over channels of |A(x)|.
+may have
+
+* `deployed(channels) -> Module`, an exact form in eval mode that engines run faster,
+* `first_stage`, the stage of the backbone (0 to 3) from which it is worth its cost; before, the slot stays empty,
+* `check_map(height, width)`, which raises a `SpecError` for maps that it cannot work on.
+
+A class of your own, named `package.module:Class`, needs only `forward`: without `attend` its map is the energy it passes on,
+mean over channels of |A(x)|.
 
 Legend of shapes: B batch, C channels, H W map; suffixes of variables carry them.
 """
