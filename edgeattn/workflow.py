@@ -58,6 +58,22 @@ class Made:
     """The teacher's run."""
 
 
+def photo_recipe(
+    photos: Path,
+    *,
+    model: str = "pico",
+    attention: str = "coord",
+    imgsz: int = 96,
+    teacher: str = "auto",
+    seed: int = 0,
+) -> Recipe:
+    """The student's recipe for a folder of photos; it starts from the zoo's weights where they fit."""
+    start = "zoo" if (model, attention) == ("pico", "coord") else "none"
+    return Recipe(
+        str(photos), model=model, attention=attention, imgsz=imgsz, start=start, teacher=teacher, seed=seed, mixup=0.3
+    )
+
+
 def plan(recipe: Recipe, data: TrainingData, minutes: float, folder: Path) -> Recipe:
     """Choose the epochs that fit into `minutes` on this machine, by timing a few steps.
 

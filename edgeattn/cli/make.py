@@ -35,23 +35,13 @@ def make(
     need_training("edgeattn make")
     from edgeattn import workflow
     from edgeattn.train.loop import check
-    from edgeattn.train.recipe import Recipe, override
+    from edgeattn.train.recipe import override
     from edgeattn.train.sources import open_data
 
     name = photos.resolve().name
     out = out or Path("runs") / name
-    start = "zoo" if (model, attention) == ("pico", "coord") else "none"
     recipe = override(
-        Recipe(
-            str(photos),
-            model=model,
-            attention=attention,
-            imgsz=imgsz,
-            start=start,
-            teacher=teacher,
-            seed=seed,
-            mixup=0.3,
-        ),
+        workflow.photo_recipe(photos, model=model, attention=attention, imgsz=imgsz, teacher=teacher, seed=seed),
         set_ or [],
     )
     check(recipe)
