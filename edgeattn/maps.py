@@ -67,8 +67,8 @@ def overlay(picture: Picture, map_hw: NDArray[Any], spec: InputSpec, opacity: fl
     low, high = density.min(), density.max()
     shown = (density - low) / (high - low) if high - low > FLAT * high else np.zeros_like(density)
     coarse = (max(1, w // 4), max(1, h // 4))  # looks the same, and colouring is the slowest part
-    grey = cv2.resize(np.rint(255 * shown).astype(np.uint8), coarse, interpolation=cv2.INTER_LINEAR)
-    colours = cv2.resize(_turbo()[grey], (w, h), interpolation=cv2.INTER_LINEAR)
+    grey = cv2.resize(shown.astype(np.float32), coarse, interpolation=cv2.INTER_LINEAR)
+    colours = cv2.resize(coloured(grey), (w, h), interpolation=cv2.INTER_LINEAR)
     drawn = picture.copy()
     for part in (drawn[:y], drawn[y + h :], drawn[y : y + h, :x], drawn[y : y + h, x + w :]):
         if part.size:
@@ -76,6 +76,11 @@ def overlay(picture: Picture, map_hw: NDArray[Any], spec: InputSpec, opacity: fl
     inside = drawn[y : y + h, x : x + w]
     inside[:] = cv2.addWeighted(inside, 1.0 - opacity, colours, opacity, 0.0)
     return drawn
+
+
+def coloured(levels_hw: NDArray[Any]) -> Picture:
+    """Levels (h, w) of 0 to 1 as colours, blue to red: (h, w, 3) BGR bytes."""
+    return np.asarray(_turbo()[np.rint(255 * levels_hw).astype(np.uint8)], np.uint8)
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import sys
 import typer
 
 import edgeattn
+from edgeattn.cli.attentions import attentions
 from edgeattn.cli.demo import demo
 from edgeattn.cli.doctor import doctor
 from edgeattn.cli.export import export
@@ -29,7 +30,7 @@ app = typer.Typer(
     help="Small vision models with attention: pictures in, a checked int8 model live on your box out.",
     epilog="Exit codes: 0 done, 1 a gate failed, 2 wrong usage or bad input, 3 no verdict.",
 )
-for verb in (demo, make, train, export, quantize, verify, run, profile, info, doctor):
+for verb in (demo, make, train, export, quantize, verify, run, profile, attentions, info, doctor):
     app.command()(verb)
 
 

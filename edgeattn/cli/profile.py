@@ -24,7 +24,9 @@ _COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
 
 
 def profile(
-    bundle: Annotated[str, typer.Argument(help="Folder of the bundle, or its name in the zoo.")],
+    bundle: Annotated[
+        str, typer.Argument(help="Folder of the bundle, its name in the zoo, or a folder of bundles to price.")
+    ],
     *,
     source: Annotated[
         str | None,
@@ -43,11 +45,15 @@ def profile(
 
     The artefacts take turns, so that their ratios hold on a busy machine too. Without --samples and --seconds it
     measures 704 inferences an artefact, for 15 seconds at most. Ctrl-C ends it early and shows what it has.
+    A folder that `edgeattn attentions --measure --build DIR` wrote gives the price of each attention on this machine.
     """
     from edgeattn.bundle import load
     from edgeattn.profiling import Profiler
     from edgeattn.profiling.table import render
 
+    if _holds_bundles(bundle):
+        _prices(bundle, json)
+        return
     opened = load(bundle)
     # Drawn by hand between the turns: a thread that redraws would take its time from the inferences.
     with Progress(
@@ -82,3 +88,21 @@ def _measure(profiler: Profiler, bar: Progress, task: TaskID) -> None:
         if time.monotonic() - drawn_s > REDRAW_S:
             bar.update(task, completed=done, refresh=True)
             drawn_s = time.monotonic()
+
+
+def _holds_bundles(folder: str) -> bool:
+    from edgeattn.bundle import SUFFIX
+
+    path = Path(folder)
+    return path.is_dir() and not (path / "bundle.json").is_file() and any(path.glob(f"*{SUFFIX}"))
+
+
+def _prices(folder: str, json: Path | None) -> None:
+    """Price a folder of bundles, one attention each."""
+    from edgeattn.cli.attentions import costs, price_table, show_prices
+    from edgeattn.profiling.prices import price_file, price_folder
+
+    found = show_prices(price_folder(folder), "pricing")
+    console.print(price_table(found, costs(Path(folder))))
+    write_json(json, found.json())
+    console.print(f"prices: {price_file(folder)}", markup=False)

@@ -145,6 +145,7 @@ def quantize_onnxruntime(source: Path, target: Path, inputs: Sequence[Input], in
         "weights": "s7 per channel",
         "ranges": "min-max",
         "float_nodes": len(excluded),
+        "float_types": list(ATTENTION_ORT),
         "pictures": len(inputs),
     }
 
@@ -176,7 +177,13 @@ def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input]) -> di
     target.write_text(
         re.sub(r">\s+<", "><", target.read_text(encoding="utf-8")), encoding="utf-8"
     )  # a sixth of it is indentation
-    return {"preset": "performance", "bias_correction": "fast", "overflow_fix": "enable", "pictures": len(inputs)}
+    return {
+        "preset": "performance",
+        "bias_correction": "fast",
+        "overflow_fix": "enable",
+        "float_types": list(ATTENTION_OV),
+        "pictures": len(inputs),
+    }
 
 
 class _Reader:

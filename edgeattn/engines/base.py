@@ -36,6 +36,10 @@ class Engine(Protocol):
     def executed_precision(self) -> str:
         """What the engine executes, as far as it says: `f32`, `bf16`, `int8`, `int8+f32`, ...; found out when asked."""
 
+    @property
+    def nodes(self) -> Mapping[str, Mapping[str, int]]:
+        """Nodes of the graph as it is executed, by precision and type; those that only move numbers are left out."""
+
     def infer(self, image: Array) -> dict[str, Array]:
         """Run one batch of shape `spec.input.shape` and return the outputs by name; they are the caller's to keep.
 

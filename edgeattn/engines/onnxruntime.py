@@ -26,6 +26,13 @@ FLOAT = frozenset({
 })  # fmt: skip
 """Computing nodes of an optimized graph that multiply floats."""
 
+CONVERTING = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""Nodes that go from float to integers and back."""
+MOVING = frozenset(
+    {"Cast", "Concat", "Gather", "Identity", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+)
+"""Nodes that only move numbers."""
+
 UNWANTED_OPTIMIZERS = ["WeightBiasQuantization"]
 """It quantizes, unasked and per tensor, what the quantizer left in float."""
 
@@ -71,7 +78,7 @@ class OnnxRuntimeEngine:
         check_outputs(file, self._outputs, [output.name for output in self._session.get_outputs()])
         if [given.name for given in self._session.get_inputs()] != [spec.input.name]:
             raise EngineError(f"{file} does not take '{spec.input.name}' as its one input; export the bundle again")
-        self._nodes: dict[str, int] | None = None
+        self._nodes: dict[str, dict[str, int]] | None = None
         self.details: Mapping[str, Any] = {"version": onnxruntime.__version__, "device": "CPU", "file": file.name}
 
     def infer(self, image: Array) -> dict[str, Array]:
@@ -90,8 +97,8 @@ class OnnxRuntimeEngine:
         self._session = None
 
     @property
-    def nodes(self) -> dict[str, int]:
-        """Nodes by operator in the graph as ONNX Runtime optimized it: what is executed, not what the file says."""
+    def nodes(self) -> dict[str, dict[str, int]]:
+        """As `base.Engine.nodes`, by the graph as ONNX Runtime optimized it; `convert`: from and to integers."""
         if self._nodes is None:
             import onnx
 
@@ -99,14 +106,21 @@ class OnnxRuntimeEngine:
                 optimized = Path(folder, "optimized.onnx")
                 self._open(self._model, save_as=optimized)
                 graph = onnx.load(optimized, load_external_data=False).graph
-            self._nodes = dict(collections.Counter(node.op_type for node in graph.node))
+            counts: dict[str, collections.Counter[str]] = {}
+            for kind in (node.op_type for node in graph.node if node.op_type not in MOVING):
+                quantized = kind in INTEGER or kind.startswith("QLinear")
+                precision = "int8" if quantized else "convert" if kind in CONVERTING else "f32"
+                counts.setdefault(precision, collections.Counter())[kind] += 1
+            self._nodes = {precision: dict(kinds) for precision, kinds in counts.items()}
         return self._nodes
 
     @property
     def executed_precision(self) -> str:
         """`int8`, `f32` or `int8+f32`, by the computing nodes of the optimized graph."""
-        counts = {"int8": INTEGER, "f32": FLOAT}
-        return executed({name: sum(self.nodes.get(kind, 0) for kind in kinds) for name, kinds in counts.items()})
+        computing = INTEGER | FLOAT
+        return executed(
+            {name: sum(n for kind, n in kinds.items() if kind in computing) for name, kinds in self.nodes.items()}
+        )
 
     def _open(self, model: str | bytes, save_as: Path | None = None) -> Any:
         import onnxruntime

@@ -23,6 +23,10 @@ from edgeattn.spec import Spec
 
 COMPUTING = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "ScaledDotProductAttention", "MHA"})
 """Layer types of a compiled model that hold its multiplications."""
+MOVING = frozenset(
+    {"Const", "Input", "Output", "Reorder", "Reshape", "Transpose", "Concatenation", "Split", "StridedSlice"}
+)
+"""Layer types that only move numbers."""
 
 
 class OpenVinoEngine:
@@ -110,8 +114,15 @@ class OpenVinoEngine:
     def executed_precision(self) -> str:
         """As in `int8`, `f32`, `bf16`, `int8+f32`, by the computing layers of the compiled model."""
         if not self._executed:
-            self._executed = executed(_computing_layers(self._compiled))
+            self._executed = executed(
+                {name: sum(n for kind, n in kinds.items() if kind in COMPUTING) for name, kinds in self.nodes.items()}
+            )
         return self._executed
+
+    @property
+    def nodes(self) -> dict[str, dict[str, int]]:
+        """As `base.Engine.nodes`."""
+        return _layers(self._compiled)
 
     def _properties(self, device: str, hint: str) -> dict[str, Any]:
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
@@ -141,14 +152,16 @@ def _compile(core: Any, model: Any, device: str, properties: dict[str, Any]) -> 
     return core.compile_model(model, device, properties)
 
 
-def _computing_layers(compiled: Any) -> dict[str, int]:
-    counts: collections.Counter[str] = collections.Counter()
+def _layers(compiled: Any) -> dict[str, dict[str, int]]:
+    """Layers of a compiled model that work on numbers, counted by precision and type."""
+    counts: dict[str, collections.Counter[str]] = {}
     for layer in compiled.get_runtime_model().get_ordered_ops():
         info = layer.get_rt_info()
-        if "layerType" in info and info["layerType"].astype(str) in COMPUTING:
+        kind = info["layerType"].astype(str) if "layerType" in info else "Const"
+        if kind not in MOVING:
             precision = info["runtimePrecision"].astype(str)
-            counts["int8" if precision in {"u8", "i8"} else precision] += 1
-    return dict(counts)
+            counts.setdefault("int8" if precision in {"u8", "i8"} else precision, collections.Counter())[kind] += 1
+    return {precision: dict(kinds) for precision, kinds in counts.items()}
 
 
 def _version() -> str:

@@ -9,16 +9,16 @@ reshape outside the slot: what int8 engines run best.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from edgeattn.errors import NameNotFoundError
-from edgeattn.nn.attention import attend, build_attention
-from edgeattn.nn.layers import ConvNorm, fold
+from edgeattn.errors import NameNotFoundError, SpecError
+from edgeattn.nn.attention import ATTENTIONS, attend, build_attention
+from edgeattn.nn.layers import BRANCH, ConvNorm, fold
 
 
 @dataclass(frozen=True)
@@ -30,28 +30,34 @@ class Size:
     depths: tuple[int, int, int, int]
     """Blocks of each stage."""
 
+    def hidden(self, ratio: float = 2.0) -> tuple[int, ...]:
+        """Hidden width of each stage's perceptrons, in channels: a multiple of 8."""
+        return tuple(round(ratio * width / 8) * 8 for width in self.widths)
+
 
 SIZES = {
     "nano": Size((32, 64, 128, 256), (2, 2, 6, 2)),
     "pico": Size((16, 32, 64, 128), (2, 2, 6, 2)),
+    "small": Size((64, 128, 256, 512), (2, 3, 14, 2)),
+    "tiny": Size((48, 96, 192, 384), (2, 2, 10, 2)),
 }
 
 
+WIDE = 2.5
+"""Ratio of the perceptrons of `wide`, a control: what the cost of an attention buys without one."""
 SMALL_INPUT = 48
 """Pictures with a shorter side than this keep their size through the stem."""
-BRANCH = 0.2
-"""Scale that a residual branch starts from: twelve blocks then begin near the identity and learn sooner."""
 
 
 class Block(nn.Module):
-    """One EdgeMeta block: (B, C, H, W) -> (B, C, H, W); `attention` keeps that shape."""
+    """One EdgeMeta block: (B, C, H, W) -> (B, C, H, W); `attention` keeps that shape, the perceptron is `hidden` wide."""
 
-    def __init__(self, channels: int, attention: nn.Module) -> None:
+    def __init__(self, channels: int, attention: nn.Module, hidden: int) -> None:
         super().__init__()
-        local, project = ConvNorm(channels, channels, 3, groups=channels), ConvNorm(2 * channels, channels, 1)
+        local, project = ConvNorm(channels, channels, 3, groups=channels), ConvNorm(hidden, channels, 1)
         self.local: nn.Module = local
         self.attention = attention
-        self.expand: nn.Module = ConvNorm(channels, 2 * channels, 1)
+        self.expand: nn.Module = ConvNorm(channels, hidden, 1)
         self.project: nn.Module = project
         for branch in (local, project):
             nn.init.constant_(branch[1].weight, BRANCH)  # type: ignore[arg-type]
@@ -85,14 +91,44 @@ class Block(nn.Module):
         self.is_deployed = True
 
 
+def _check_shape(name: str, attention: nn.Module, channels: int, side: int) -> None:
+    """Try a class of the user's own once.
+
+    Raises:
+        SpecError: it fails, or does not keep the shape.
+    """
+    x_BCHW = torch.zeros(1, channels, side, side)
+    attention.eval()
+    try:
+        with torch.no_grad():
+            y_BCHW = attention(x_BCHW)
+    except RuntimeError as error:
+        raise SpecError(f"attention '{name}' fails on {tuple(x_BCHW.shape)}: {str(error).splitlines()[0]}") from error
+    if not isinstance(y_BCHW, Tensor) or y_BCHW.shape != x_BCHW.shape:
+        given = tuple(y_BCHW.shape) if isinstance(y_BCHW, Tensor) else type(y_BCHW).__name__
+        raise SpecError(
+            f"attention '{name}' makes {given} of {tuple(x_BCHW.shape)}; it must keep the shape (B, C, H, W)"
+        )
+    attention.train()
+
+
 class EdgeMeta(nn.Module):
     """The backbone: (B, 3, H, W) -> (B, C4, H/32, W/32); on 32 x 32 pictures the stem keeps the size and it is H/8."""
 
-    def __init__(self, size: str, attention: str, *, imgsz: int = 96) -> None:
+    def __init__(self, size: str, attention: str, *, imgsz: int = 96, hidden: Sequence[int] | None = None) -> None:
+        """Build it.
+
+        Args:
+            size: a name of `SIZES`.
+            attention: what fills the slots; `wide` leaves them empty and widens the perceptrons by a quarter.
+            imgsz: side of the square input, in pixels.
+            hidden: hidden width of each stage's perceptrons; None: twice the stage's width.
+        """
         super().__init__()
         if size not in SIZES:
             raise NameNotFoundError("model", size, SIZES)
         widths, depths = SIZES[size].widths, SIZES[size].depths
+        hidden = hidden or SIZES[size].hidden(WIDE if attention == "wide" else 2.0)
         small_input = imgsz < SMALL_INPUT
         stride = 1 if small_input else 4
         if small_input:
@@ -113,7 +149,9 @@ class EdgeMeta(nn.Module):
         )
         self.stages = nn.ModuleList(
             nn.ModuleList(
-                Block(width, self._attention(attention, stage, width, math.ceil(imgsz / (stride << stage))))
+                Block(
+                    width, self._attention(attention, stage, width, math.ceil(imgsz / (stride << stage))), hidden[stage]
+                )
                 for _ in range(depth)
             )
             for stage, (width, depth) in enumerate(zip(widths, depths, strict=True))
@@ -128,6 +166,8 @@ class EdgeMeta(nn.Module):
             return nn.Identity()
         if hasattr(attention, "check_map"):
             attention.check_map(side, side)  # type: ignore[operator]
+        if name not in ATTENTIONS:
+            _check_shape(name, attention, channels, side)
         return attention
 
     @property

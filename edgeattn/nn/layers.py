@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+BRANCH = 0.2
+"""Scale that a residual branch starts from: twelve blocks then begin near the identity and learn sooner."""
+
 
 class ConvNorm(nn.Sequential):
     """Convolution without bias, then BatchNorm."""

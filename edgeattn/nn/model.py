@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from edgeattn.errors import SpecError
+from edgeattn.errors import NameNotFoundError, SpecError
 from edgeattn.nn.backbone import SIZES, EdgeMeta
+from edgeattn.nn.cost import PLAIN, equal_cost
 from edgeattn.nn.heads import ClassificationHead
 from edgeattn.nn.named import resolve
 from edgeattn.nn.pretrained import PRETRAINED
@@ -17,10 +19,17 @@ class Classifier(nn.Module):
     """EdgeMeta with a classification head: (B, 3, H, W), normalised by (x - 128) / 128, -> logits (B, K)."""
 
     def __init__(
-        self, classes: int, *, size: str = "pico", attention: str = "none", imgsz: int = 96, dropout: float = 0.0
+        self,
+        classes: int,
+        *,
+        size: str = "pico",
+        attention: str = "none",
+        imgsz: int = 96,
+        dropout: float = 0.0,
+        hidden: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.backbone = EdgeMeta(size, attention, imgsz=imgsz)
+        self.backbone = EdgeMeta(size, attention, imgsz=imgsz, hidden=hidden)
         self.head = ClassificationHead(self.backbone.channels, classes, dropout=dropout)
         self.attention = attention
 
@@ -43,16 +52,27 @@ class Classifier(nn.Module):
 
 
 def build_model(
-    name: str, classes: int, *, attention: str = "none", imgsz: int = 96, dropout: float = 0.0
+    name: str,
+    classes: int,
+    *,
+    attention: str = "none",
+    imgsz: int = 96,
+    dropout: float = 0.0,
+    equal_cost_to: str = "",
 ) -> nn.Module:
     """Build a model: a size of EdgeMeta, a pretrained net, or a factory `package.module:function`, called as `f(classes)`.
 
+    With `equal_cost_to="plain"` the perceptrons give way until parameters and MACs are those of the net without attention.
+
     Raises:
-        NameNotFoundError: no such model.
-        SpecError: the factory builds no `nn.Module`.
+        NameNotFoundError: no such model, or nothing to be equal to.
+        SpecError: the factory builds no `nn.Module`; or the attention costs more than the perceptrons can give.
     """
     if name in SIZES:
-        return Classifier(classes, size=name, attention=attention, imgsz=imgsz, dropout=dropout)
+        if equal_cost_to not in ("", PLAIN):
+            raise NameNotFoundError("equal_cost_to", equal_cost_to, (PLAIN,))
+        hidden = equal_cost(name, attention, imgsz) if equal_cost_to else None
+        return Classifier(classes, size=name, attention=attention, imgsz=imgsz, dropout=dropout, hidden=hidden)
     model = resolve("model", name, {**dict.fromkeys(SIZES, Classifier), **PRETRAINED})(classes)
     if not isinstance(model, nn.Module):
         raise SpecError(f"model '{name}' builds a {type(model).__name__}; it must be a torch.nn.Module")

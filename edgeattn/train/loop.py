@@ -108,7 +108,7 @@ def load_run(folder: str | Path) -> Trained:
         )
     recipe = load_recipe(folder)
     labels = tuple(json.loads((folder / "labels.json").read_text()))
-    model = build_model(recipe.model, len(labels), attention=recipe.attention, imgsz=recipe.imgsz)
+    model = build(recipe, len(labels))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return Trained(folder, recipe, labels, model.eval(), json.loads(lines[-1]))
@@ -122,14 +122,26 @@ def check(recipe: Recipe) -> None:
         SpecError: a class or function of the user's own that builds something else.
         DataError: no such starting weights, or they do not fit.
     """
-    start_from(recipe.start, build_model(recipe.model, 2, attention=recipe.attention, imgsz=recipe.imgsz))
+    start_from(recipe.start, build(recipe, 2))
+
+
+def build(recipe: Recipe, classes: int) -> nn.Module:
+    """Build the model that a recipe names, with fresh weights."""
+    return build_model(
+        recipe.model,
+        classes,
+        attention=recipe.attention,
+        imgsz=recipe.imgsz,
+        dropout=recipe.dropout,
+        equal_cost_to=recipe.equal_cost_to,
+    )
 
 
 def start_from(name: str, model: nn.Module) -> None:
-    """Load the weights called `name` into `model`, in place, except those of another shape (the last layer's, as a rule).
+    """Load the weights called `name` into `model`, in place, but for the last layer of other classes and another attention.
 
     Raises:
-        DataError: there are no such weights, or hardly any fit the model.
+        DataError: there are no such weights, or they are those of another net.
     """
     if name == "none":
         return
@@ -142,10 +154,10 @@ def start_from(name: str, model: nn.Module) -> None:
         for key, value in load_file(file).items()
         if key in own and own[key].shape == value.shape
     }
-    if len(fitting) < 0.9 * len(own):
+    needed = {key for key in own if ".attention." not in key}
+    if len(fitting.keys() & needed) < 0.9 * len(needed):
         raise DataError(
-            f"the weights {file} fit {len(fitting)} of the model's {len(own)} tensors; "
-            "start from the same model and attention, or none"
+            f"the weights {file} fit {len(fitting)} of the model's {len(own)} tensors; start from the same model, or none"
         )
     model.load_state_dict(fitting, strict=False)
 
@@ -164,9 +176,7 @@ class _Run:
         self.recipe, self.folder, self.data = recipe, folder, data
         self.accelerator = Accelerator()
         device = self.accelerator.device
-        model = build_model(
-            recipe.model, len(data.labels), attention=recipe.attention, imgsz=recipe.imgsz, dropout=recipe.dropout
-        )
+        model = build(recipe, len(data.labels))
         start_from(recipe.start, model)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged: nn.Module = copy.deepcopy(self.model).requires_grad_(False)

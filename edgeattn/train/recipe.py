@@ -23,9 +23,11 @@ class Recipe:
     data: str
     """Folder of class folders, `cards` (the built-in set), or `package.module:function` giving a `TrainingData`."""
     model: str = "pico"
-    """Size of EdgeMeta (pico, nano), a pretrained net (efficientnet-lite0), or `package.module:function`."""
+    """Size of EdgeMeta (pico, nano, tiny, small), a pretrained net (efficientnet-lite0), or `package.module:function`."""
     attention: str = "coord"
-    """Attention in every block: none, se, eca, cbam, coord, or `package.module:Class`."""
+    """Attention in every block: a name that `edgeattn attentions` lists, or `package.module:Class`."""
+    equal_cost_to: str = ""
+    """`plain`: the perceptrons give way until parameters and MACs are those of the net without attention."""
     imgsz: int = 96
     """Side of the square input, in pixels."""
     start: str = "none"

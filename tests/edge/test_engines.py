@@ -71,8 +71,8 @@ def test_onnxruntime_leaves_in_float_what_the_quantizer_left_in_float(tmp_path: 
     file = tmp_path / "mixed.onnx"
     file.write_bytes(tiny.int8_model(leave_in_float=("conv_1",)))
     engine = OnnxRuntimeEngine(file, tiny.SPEC, precision="int8", threads=1)
-    assert engine.nodes["QLinearConv"] == 2
-    assert engine.nodes.get("Conv", 0) + engine.nodes.get("FusedConv", 0) == 1
+    assert engine.nodes["int8"]["QLinearConv"] == 2
+    assert sum(engine.nodes["f32"].get(kind, 0) for kind in ("Conv", "FusedConv")) == 1
     assert engine.executed_precision == "int8+f32"
 
     options = onnxruntime.SessionOptions()
