@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from edgeattn.attentions import Mechanism
     from edgeattn.profiling.prices import PriceList
 
+WIDE = 116
+"""Columns that the widest table takes."""
 MOMENTS = 8
 """Frames of a strip over a video."""
 BUILD_DIR = Path("runs/attentions")
@@ -72,13 +75,13 @@ def attentions(
         _build(folder, names, model, imgsz, resume=not fresh)
         if measure:
             prices = _price(folder, names, resume=not fresh)
-            console.print(price_table(prices, costs(folder)))
+            show_table(price_table(prices, costs(folder)))
             report |= prices.json() | {"costs": costs(folder)}
             say(f"{prices.box}: {prices.environment['cpu']}; one thread, medians, turn by turn against the empty slot")
         else:
             say(f"price them on a box with: edgeattn profile {folder}")
     else:
-        console.print(_listing(found))
+        show_table(_listing(found))
     write_json(json, report)
 
 
@@ -144,32 +147,28 @@ def costs(folder: Path) -> dict[str, dict[str, int]]:
 
 
 def price_table(found: PriceList, costs: dict[str, dict[str, int]]) -> Table:
-    """Prices as a table, a line an attention and engine."""
+    """Prices as a table, a line an attention and engine; `x` is the ratio to the empty slot."""
     table = Table(box=None, pad_edge=False)
-    headings = (
-        "attention",
-        "engine",
-        "float ms",
-        "x none",
-        "int8 ms",
-        "x none",
-        "int8/float",
-        "int8 nodes",
-        "float nodes",
-    )
-    for place, name in enumerate((*headings, "ships", "k params", "MMAC")):
-        table.add_column(name, justify="left" if place < 2 else "right")
+    headings = ("attention", "engine", "float ms", "x", "int8 ms", "x", "int8/float", "nodes int8+float", "ships")
+    for place, name in enumerate((*headings, "k params", "MMAC")):
+        table.add_column(name, justify="left" if place < 2 else "right", no_wrap=True)
     for p in found.prices:
-        whole, int8 = (
-            sum(sum(k.values()) for n, k in p.nodes.items() if (n == "int8") is is_int8) for is_int8 in (False, True)
+        int8 = sum(p.nodes.get("int8", {}).values())
+        floats = sum(
+            sum(kinds.values()) for precision, kinds in p.nodes.items() if precision not in ("int8", "convert")
         )
         spent = costs.get(p.mechanism, {})
         table.add_row(
             p.mechanism, p.engine, f"{p.float_ms:.2f}", f"{p.float_over_none:.2f}", _number(p.int8_ms),
-            _number(p.int8_over_none), _number(p.int8_over_float), str(int8), str(whole), p.ships,
+            _number(p.int8_over_none), _number(p.int8_over_float), f"{int8}+{floats}", p.ships,
             f"{spent['parameters'] / 1e3:.0f}" if spent else "-", f"{spent['macs'] / 1e6:.0f}" if spent else "-",
         )  # fmt: skip
     return table
+
+
+def show_table(table: Table) -> None:
+    """Print a wide table whole, also where the terminal or the file is narrower."""
+    Console(width=max(console.width, WIDE), highlight=False).print(table)
 
 
 def _number(value: float | None) -> str:
