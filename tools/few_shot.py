@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/few-shot"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=150, help="of a student (default: %(default)s)")
-    parser.add_argument("--teacher-epochs", type=int, default=25)
+    parser.add_argument("--teacher-epochs", type=int, default=80, help="of a teacher (default: %(default)s)")
     options = parser.parse_args()
     rows = []
     for seed in range(options.seeds):

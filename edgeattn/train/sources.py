@@ -18,7 +18,7 @@ from edgeattn.train.loader import FolderViews, PictureFiles, TrainingData
 from edgeattn.train.recipe import Recipe
 
 CARDS_VIEWS = 6_000
-CARDS_HELD_OUT = 1_000
+CARDS_HELD_OUT = 2_000
 
 
 class CardViews:
