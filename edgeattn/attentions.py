@@ -23,7 +23,7 @@ from edgeattn.errors import EdgeAttnError
 from edgeattn.evaluation.significance import Verdict
 from edgeattn.imaging import Picture, prepare
 from edgeattn.nn import build_model
-from edgeattn.nn.attention import FAMILIES, attend, build_attention
+from edgeattn.nn.attention import ATTENTIONS, FAMILIES, attend, build_attention
 from edgeattn.nn.cost import cost
 from edgeattn.spec import InputSpec
 from edgeattn.train.loader import TrainingData
@@ -67,7 +67,8 @@ def _head(name: str, of: type[nn.Module]) -> tuple[str, str]:
         return "nothing in the slot" + ("; wider perceptrons" if name == "wide" else ""), ""
     told = inspect.getdoc(sys.modules[of.__module__]) or ""
     paper = re.search(r"^Papers?: (?!none)(.*?\([^)]*\d{4}[^)]*\))", told, re.MULTILINE | re.DOTALL)
-    what = (inspect.getdoc(of) or told).splitlines()[0]
+    shared = sum(other.__module__ == of.__module__ for other in ATTENTIONS.values()) > 1
+    what = ((inspect.getdoc(of) if shared else None) or told).splitlines()[0]
     return re.sub(r"[:,.]? *(\(B, C, H, W\).*)?$", "", what), " ".join(paper.group(1).split()) if paper else ""
 
 
@@ -157,6 +158,9 @@ def _shapes(name: str) -> Check:
 
 def _gradient(name: str) -> Check:
     module = build_attention(name, CHANNELS[0]).train()
+    with torch.no_grad():
+        for parameter in module.parameters():  # a branch that starts at zero hides what is behind it for one step
+            parameter.add_(0.05 * torch.randn_like(parameter))
     (module(torch.randn(4, CHANNELS[0], 8, 8)) * torch.randn(4, CHANNELS[0], 8, 8)).sum().backward()
     starved = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     count = sum(1 for _ in module.parameters())

@@ -230,7 +230,9 @@ def main() -> None:
     options = parser.parse_args()
     train_hands, held_out = split_people(read_hands(options.root, "train"))
     plain = [(hand.picture, hand.label) for hand in held_out]
-    validation = fixed(held_out, "validation", 3, 4) + fixed(held_out, "train", 4, 4) + plain  # people unseen, rooms both
+    validation = (
+        fixed(held_out, "validation", 3, 4) + fixed(held_out, "train", 4, 4) + plain
+    )  # people unseen, rooms both
     data = TrainingData((*LABELS, "none of these"), SignViews(train_hands), validation)
     recipe = Recipe("sign-digits", attention="coord", epochs=options.epochs, lr=0.01, label_smoothing=0.05)
     trained = train(recipe, options.out / "round-1", data=data, resume=True)

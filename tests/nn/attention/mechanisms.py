@@ -105,7 +105,10 @@ def check_shapes_and_gradient(module: nn.Module, *, channels: int = C, size: tup
     module.train()
     module.zero_grad()
     torch.manual_seed(0)
-    (module(torch.randn(4, channels, *size)) * torch.randn(4, channels, *size)).sum().backward()
+    x = torch.randn(4, channels, *size, requires_grad=True)
+    (module(x) * torch.randn(4, channels, *size)).sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
     starved = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert starved == []
 

@@ -8,10 +8,10 @@ from mechanisms import C, H, W, check_shapes_and_gradient
 from torch import Tensor, nn
 
 from edgeattn.errors import NameNotFoundError, SpecError
-from edgeattn.nn.attention import ATTENTIONS, attend, build_attention
+from edgeattn.nn.attention import ATTENTIONS, EMPTY, attend, build_attention
 
 
-@pytest.mark.parametrize("name", [name for name in ATTENTIONS if name != "none"])
+@pytest.mark.parametrize("name", [name for name in ATTENTIONS if name not in EMPTY])
 def test_shapes_and_gradient(name: str) -> None:
     check_shapes_and_gradient(build_attention(name, 32), channels=32, size=(8, 12))
 
@@ -38,7 +38,7 @@ def test_a_class_of_ones_own() -> None:
 
 
 def test_names_that_nothing_goes_by() -> None:
-    with pytest.raises(NameNotFoundError, match=r"'coordd'.*mean 'coord'.*cbam, coord, eca, none, se"):
+    with pytest.raises(NameNotFoundError, match=r"'coordd'.*mean 'coord'.*additive, area, .*, triplet, wide, xca"):
         build_attention("coordd", C)
     with pytest.raises(NameNotFoundError, match=r"no_such_module"):
         build_attention("no_such_module:Class", C)
