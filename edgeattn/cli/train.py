@@ -18,7 +18,7 @@ def train(
     attention: Annotated[str, typer.Option(help="none, se, eca, cbam, coord, or package.module:Class.")] = "coord",
     imgsz: Annotated[int, typer.Option(help="Side of the square input, in pixels.")] = 96,
     teacher: Annotated[str, typer.Option(help="Folder of the teacher's run, or none.")] = "none",
-    distill: Annotated[str, typer.Option(help="dkd or kd: what the teacher teaches by.")] = "dkd",
+    distill: Annotated[str, typer.Option(help="kd or dkd: what the teacher teaches by.")] = "kd",
     epochs: Annotated[int, typer.Option(help="Times that every picture is seen.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
