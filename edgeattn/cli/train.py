@@ -15,7 +15,7 @@ def train(
     *,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     model: Annotated[str, typer.Option(help="pico, nano, efficientnet-lite0, or package.module:function.")] = "pico",
-    attention: Annotated[str, typer.Option(help="none, se, eca, cbam, coord, or package.module:Class.")] = "coord",
+    attention: Annotated[str, typer.Option(help="A name of `edgeattn attentions`, or package.module:Class.")] = "coord",
     imgsz: Annotated[int, typer.Option(help="Side of the square input, in pixels.")] = 96,
     teacher: Annotated[str, typer.Option(help="Folder of the teacher's run, or none.")] = "none",
     distill: Annotated[str, typer.Option(help="kd or dkd: what the teacher teaches by.")] = "kd",
