@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]  # scikit-learn brings it
 
 from edgeattn import workflow
 from edgeattn.datasets.folder import Sample
@@ -66,13 +66,13 @@ def main() -> None:
         data = open_people(options.root, alone, seed)
         teacher = replace(workflow.teacher_recipe(alone), epochs=options.teacher_epochs)
         taught = replace(alone, teacher=str(folder / "teacher"))
-        row = {"seed": seed, "train": len(data.train), "judged": len(data.validation)}
+        row: dict[str, float] = {"seed": seed, "train": len(data.train), "judged": len(data.validation)}
         for name, recipe in (("teacher", teacher), ("alone", alone), ("taught", taught)):
             row[name] = round(right(train(recipe, folder / name, data=data, resume=True), data), 4)
         rows.append(row)
         print(json.dumps(row), flush=True)
     gain = 100 * np.array([row["taught"] - row["alone"] for row in rows])
-    half = stats.t.ppf(0.975, len(gain) - 1) * stats.sem(gain)
+    half = stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5
     print(
         f"teacher against none: {gain.mean():+.1f} points, 95 % interval {gain.mean() - half:+.1f} to {gain.mean() + half:+.1f}"
     )

@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,7 @@ def main() -> None:
         minutes = (time.monotonic() - started) / 60
         unseen = [(picture, data.labels.index(name)) for picture, name in crops(options.root, "val")]
         sets = {"validation": data.validation, "test": data.test, "unseen": unseen}
-        row = {"seed": seed, "minutes": round(minutes, 2), "train": len(data.train)}
+        row: dict[str, Any] = {"seed": seed, "minutes": round(minutes, 2), "train": len(data.train)}
         for name, pictures in sets.items():
             row[f"{name}_n"] = len(pictures)
             row[f"{name}_student"] = round(right(made.trained, pictures), 4)
