@@ -89,8 +89,8 @@ def test_too_few_pictures_cannot_tell(bundle: Bundle, tmp_path: Path) -> None:
 def test_a_ruined_calibration_fails_and_float_is_what_runs(bundle: Bundle, tmp_path: Path) -> None:
     from edgeattn.engines.choose import choose
 
-    black = [np.zeros((40, 40, 3), np.uint8)] * 32  # the ranges of nothing
-    made = quantize(copy_of(bundle, tmp_path / "q.edgeattn"), black, discs.pictures(100, seed=3))
+    grey = [np.full((40, 40, 3), 128, np.uint8)] * 32  # zeros to the first layer: the ranges of nothing
+    made = quantize(copy_of(bundle, tmp_path / "q.edgeattn"), grey, discs.pictures(100, seed=3))
     assert made.bundle.artefact("onnxruntime", "int8").verdict == "failed"
     assert made.report.verdict == "failed"
     assert choose(made.bundle).precision == "float"
