@@ -93,7 +93,9 @@ def _openvino() -> Finding:
     try:
         import openvino
 
-        devices = ", ".join(openvino.Core().available_devices)
+        from edgeattn.engines.openvino import openvino_core
+
+        devices = ", ".join(openvino_core().available_devices)
     except Exception as error:
         return Finding(
             "openvino", "broken", f"cannot be used ({_line(error)})", "pip install --force-reinstall openvino"

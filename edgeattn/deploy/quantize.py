@@ -160,10 +160,12 @@ def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input]) -> di
     import nncf
     import openvino
 
+    from edgeattn.engines.openvino import openvino_core
+
     logging.getLogger("nncf").setLevel(logging.ERROR)  # importing it has set its own level
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
 
-    model = openvino.Core().read_model(source)
+    model = openvino_core().read_model(source)
     quantized = nncf.quantize(
         model,
         nncf.Dataset(list(inputs)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,12 @@ class OpenVinoEngine:
                 the spec.
         """
         try:
-            import openvino
+            core = openvino_core()
         except ImportError as error:
             raise EngineError(f"openvino cannot be imported ({error}); pip install openvino") from error
         self.precision, self.threads = precision, checked_threads(threads)
         self._file, self._input = file, spec.input
         self._outputs = wanted_outputs(spec, maps=maps)
-        core = openvino.Core()
         _check_device(core, device)
         try:
             model = core.read_model(file)
@@ -133,6 +133,21 @@ class OpenVinoEngine:
                 "ENABLE_CPU_PINNING": False,  # pinned threads fight with capture and drawing for the same cores
             }
         return properties
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """The one OpenVINO of this process, never closed.
+
+    Its CPU plugin puts the stack that signals are handled on into memory of its own. Of two that end in the order of their
+    beginning, the second gives back the stack that the first has freed, and the next signal, Ctrl-C say, kills the process.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _check_device(core: Any, device: str) -> None:

@@ -18,7 +18,7 @@ from edgeattn.bundle import Bundle
 from edgeattn.engines import default_threads, open_artefact, open_engine
 from edgeattn.engines.fake import FakeEngine
 from edgeattn.engines.onnxruntime import OnnxRuntimeEngine, only_outputs
-from edgeattn.engines.openvino import OpenVinoEngine
+from edgeattn.engines.openvino import OpenVinoEngine, openvino_core
 from edgeattn.errors import BundleError, EngineError, NameNotFoundError
 from edgeattn.spec import Artefact
 
@@ -49,6 +49,22 @@ def test_int8_stays_close_to_float(tiny_int8_bundle: Bundle, named: tuple[str, s
     assert (engine.name, engine.precision) == named
     assert engine.details["version"]
     assert engine.details["file"] == tiny_int8_bundle.artefact(*named).file
+
+
+def test_a_signal_is_survived_after_engines_were_closed(tiny_bundle: Bundle) -> None:
+    program = f"""
+import gc, os, signal
+from edgeattn.bundle import load
+from edgeattn.engines import open_engine
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+engines = [open_engine(load({str(tiny_bundle.path)!r}), engine="openvino", precision="float") for _ in range(2)]
+while engines:
+    engines.pop(0).close()
+    gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
 def test_executed_precision_is_what_runs(tiny_int8_bundle: Bundle, named: tuple[str, str]) -> None:
@@ -214,6 +230,7 @@ def test_an_engine_that_is_not_installed_is_named(
     tiny_bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("edgeattn.engines.openvino.openvino_core", openvino_core.__wrapped__)  # not the one that is open
     with pytest.raises(EngineError, match=f"pip install {name}"):
         open_engine(tiny_bundle, engine=name, precision="float")
 
