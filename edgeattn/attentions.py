@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import multiprocessing
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +24,12 @@ from edgeattn.deploy.lint import lint
 from edgeattn.deploy.quantize import quantize
 from edgeattn.errors import EdgeAttnError
 from edgeattn.evaluation.significance import Verdict
-from edgeattn.imaging import Picture, prepare
+from edgeattn.imaging import prepare
 from edgeattn.nn import build_model
 from edgeattn.nn.attention import ATTENTIONS, FAMILIES, attend, build_attention
 from edgeattn.nn.cost import cost
 from edgeattn.spec import InputSpec
+from edgeattn.timing.environment import usable_cores
 from edgeattn.train.loader import TrainingData
 from edgeattn.train.loop import train
 from edgeattn.train.recipe import Recipe
@@ -186,18 +190,32 @@ def build(
     """Write a bundle of each attention, in float and int8, for pricing; gives its name and what hindered it, if anything.
 
     The weights are random and the norms have seen pictures: such a net costs what a trained one costs and knows nothing.
+    Several are built at once, a process a core.
     """
-    pictures = [random_background(np.random.default_rng((21, i)), imgsz, "train") for i in range(24)]
+    waiting = []
     for name in names:
         if resume and _is_built(folder / f"{name}{SUFFIX}", model, imgsz):
             yield name, ""
-            continue
-        hindered = ""
+        else:
+            waiting.append(name)
+    processes = min(usable_cores(), len(waiting))
+    if processes < 2:
+        for name in waiting:
+            yield name, _build(folder, name, model, imgsz)
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_builder) as pool:
+        jobs = {pool.submit(_build, folder, name, model, imgsz): name for name in waiting}
         try:
-            _build(folder, name, model, imgsz, pictures)
-        except EdgeAttnError as error:
-            hindered = str(error)
-        yield name, hindered
+            for job in as_completed(jobs):
+                yield jobs[job], job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _start_builder() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all; the parent says so
+    torch.set_num_threads(1)
 
 
 def _is_built(path: Path, model: str, imgsz: int) -> bool:
@@ -208,7 +226,17 @@ def _is_built(path: Path, model: str, imgsz: int) -> bool:
     return bool(told.get("model") == model and told.get("imgsz") == imgsz)
 
 
-def _build(folder: Path, name: str, model: str, imgsz: int, pictures: list[Picture]) -> None:
+def _build(folder: Path, name: str, model: str, imgsz: int) -> str:
+    """Write one bundle; gives what hindered it, or nothing."""
+    try:
+        _write_bundle(folder, name, model, imgsz)
+    except EdgeAttnError as error:
+        return str(error)
+    return ""
+
+
+def _write_bundle(folder: Path, name: str, model: str, imgsz: int) -> None:
+    pictures = [random_background(np.random.default_rng((21, i)), imgsz, "train") for i in range(20)]
     torch.manual_seed(0)
     net = build_model(model, len(LABELS), attention=name, imgsz=imgsz).train()
     spec = InputSpec(imgsz, imgsz)

@@ -36,3 +36,14 @@ def squeezed_width(channels: int, reduction: int) -> int:
     if channels < 1 or reduction < 1:
         raise SpecError(f"channels={channels} and reduction={reduction} must be 1 at least")
     return max(8, round(channels / reduction / 8) * 8)
+
+
+def need_odd(what: str, size: int) -> None:
+    """Refuse a kernel that has no middle; `what` names it with its value.
+
+    Raises:
+        SpecError: `size` is even or below 1.
+    """
+    if size < 1 or size % 2 == 0:
+        low = max(size - 1, 1)
+        raise SpecError(f"{what} must be odd; the nearest are {low} and {low + 2}")

@@ -12,8 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeattn.errors import SpecError
-from edgeattn.nn.attention._parts import OPEN, squeezed_width, start_open
+from edgeattn.nn.attention._parts import OPEN, need_odd, squeezed_width, start_open
 from edgeattn.nn.layers import global_max, global_mean
 
 
@@ -22,10 +21,7 @@ class CBAM(nn.Module):
 
     def __init__(self, channels: int, *, reduction: int = 16, kernel_size: int = 7) -> None:
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise SpecError(
-                f"cbam: kernel_size={kernel_size} must be odd; the nearest are {kernel_size - 1} and {kernel_size + 1}"
-            )
+        need_odd(f"cbam: kernel_size={kernel_size}", kernel_size)
         width = squeezed_width(channels, reduction)
         self.mlp = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(), nn.Conv2d(width, channels, 1))
         self.spatial = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2)

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgeattn.errors import SpecError
-from edgeattn.nn.attention._parts import squeezed_width, start_open
+from edgeattn.nn.attention._parts import need_odd, squeezed_width, start_open
 from edgeattn.nn.layers import global_mean
 
 
@@ -24,9 +23,7 @@ class CBAMLite(nn.Module):
 
     def __init__(self, channels: int, *, reduction: int = 16, kernel_size: int = 7) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            nearest = f"are {kernel_size - 1} and {kernel_size + 1}" if kernel_size > 1 else "is 1"
-            raise SpecError(f"cbam_lite: kernel_size={kernel_size} must be odd; the nearest {nearest}")
+        need_odd(f"cbam_lite: kernel_size={kernel_size}", kernel_size)
         width = squeezed_width(channels, reduction)
         self.reduce = nn.Conv2d(channels, width, 1)
         self.expand = nn.Conv2d(width, channels, 1)

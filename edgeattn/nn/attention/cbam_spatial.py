@@ -13,8 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeattn.errors import SpecError
-from edgeattn.nn.attention._parts import start_open
+from edgeattn.nn.attention._parts import need_odd, start_open
 
 
 class CBAMSpatial(nn.Module):
@@ -22,9 +21,7 @@ class CBAMSpatial(nn.Module):
 
     def __init__(self, channels: int, *, kernel_size: int = 7) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            low = max(kernel_size - 1, 1)
-            raise SpecError(f"cbam_spatial: kernel_size={kernel_size} must be odd; the nearest are {low} and {low + 2}")
+        need_odd(f"cbam_spatial: kernel_size={kernel_size}", kernel_size)
         self.spatial = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2)
         start_open(self.spatial)
 

@@ -14,8 +14,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
-from edgeattn.errors import SpecError
-from edgeattn.nn.attention._parts import start_open
+from edgeattn.nn.attention._parts import need_odd, start_open
 from edgeattn.nn.layers import ConvNorm
 
 
@@ -26,9 +25,7 @@ class DecoupledFullyConnected(nn.Module):
 
     def __init__(self, channels: int, *, kernel_size: int = 5) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            low = max(kernel_size - 1, 1)
-            raise SpecError(f"dfc: kernel_size={kernel_size} must be odd; the nearest are {low} and {low + 2}")
+        need_odd(f"dfc: kernel_size={kernel_size}", kernel_size)
         self.mix: nn.Module = ConvNorm(channels, channels, 1)
         self.along_rows: nn.Module = _Strip(channels, 1, kernel_size)
         last = _Strip(channels, kernel_size, 1)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeattn.errors import SpecError
-from edgeattn.nn.attention._parts import energy, start_open
+from edgeattn.nn.attention._parts import energy, need_odd, start_open
 
 
 class _LargeKernelGate(nn.Module):
@@ -64,9 +64,7 @@ class LargeKernelStrips(_LargeKernelGate):
     """LKA of two strips: (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, channels: int, *, kernel_size: int = 11) -> None:
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            near = f"nearest are {kernel_size - 1} and {kernel_size + 1}" if kernel_size > 1 else "nearest is 1"
-            raise SpecError(f"lka strips: kernel_size={kernel_size} must be odd; the {near}")
+        need_odd(f"lka strips: kernel_size={kernel_size}", kernel_size)
         half = kernel_size // 2
         super().__init__(
             channels,

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgeattn.errors import SpecError
-from edgeattn.nn.attention._parts import energy, squeezed_width
+from edgeattn.nn.attention._parts import energy, need_odd, squeezed_width
 from edgeattn.nn.layers import BRANCH, ConvNorm, global_mean
 
 
@@ -27,9 +26,7 @@ class SelectiveKernel(nn.Module):
     def __init__(self, channels: int, *, kernels: tuple[int, int] = (3, 5), reduction: int = 16) -> None:
         super().__init__()
         for kernel in kernels:
-            if kernel < 1 or kernel % 2 == 0:
-                low = max(kernel - 1, 1)
-                raise SpecError(f"sk: kernels={kernels}: {kernel} must be odd; the nearest are {low} and {low + 2}")
+            need_odd(f"sk: kernels={kernels}: {kernel}", kernel)
         small, large = (ConvNorm(channels, channels, kernel, groups=channels) for kernel in kernels)
         for branch in (small, large):
             nn.init.constant_(branch[1].weight, BRANCH)  # type: ignore[arg-type]

@@ -13,8 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeattn.errors import SpecError
-from edgeattn.nn.attention._parts import start_open
+from edgeattn.nn.attention._parts import need_odd, start_open
 from edgeattn.nn.layers import ConvNorm
 
 
@@ -23,9 +22,7 @@ class TripletAttention(nn.Module):
 
     def __init__(self, channels: int, *, kernel_size: int = 7) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            nearest = f"are {kernel_size - 1} and {kernel_size + 1}" if kernel_size > 1 else "is 1"
-            raise SpecError(f"triplet: kernel_size={kernel_size} must be odd; the nearest {nearest}")
+        need_odd(f"triplet: kernel_size={kernel_size}", kernel_size)
         norms = ConvNorm(2, 1, kernel_size), ConvNorm(2, 1, kernel_size), ConvNorm(2, 1, kernel_size)
         for norm in norms:
             start_open(norm[1])

@@ -83,5 +83,5 @@ def test_bad_arguments() -> None:
         LargeKernelAttention(C, dilation=0)
     with pytest.raises(SpecError, match=r"kernel_size=10 must be odd; the nearest are 9 and 11"):
         LargeKernelStrips(C, kernel_size=10)
-    with pytest.raises(SpecError, match=r"kernel_size=0 must be odd; the nearest is 1"):
+    with pytest.raises(SpecError, match=r"kernel_size=0 must be odd; the nearest are 1 and 3"):
         LargeKernelStrips(C, kernel_size=0)
