@@ -230,7 +230,9 @@ def test_an_engine_that_is_not_installed_is_named(
     tiny_bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr("edgeattn.engines.openvino.openvino_core", openvino_core.__wrapped__)  # not the one that is open
+    monkeypatch.setattr(
+        "edgeattn.engines.openvino.openvino_core", openvino_core.__wrapped__
+    )  # not the one that is open
     with pytest.raises(EngineError, match=f"pip install {name}"):
         open_engine(tiny_bundle, engine=name, precision="float")
 

@@ -79,7 +79,7 @@ def test_gates_start_open() -> None:
     assert torch.allclose(TripletAttention(C).eval()(x) / x, torch.tensor(sigmoid(3)), atol=1e-4)
 
 
-@pytest.mark.parametrize(("kernel_size", "nearest"), [(4, "3 and 5"), (0, "is 1")])
+@pytest.mark.parametrize(("kernel_size", "nearest"), [(4, "3 and 5"), (0, "are 1 and 3")])
 def test_an_even_kernel_names_the_nearest(kernel_size: int, nearest: str) -> None:
     with pytest.raises(SpecError, match=nearest):
         TripletAttention(C, kernel_size=kernel_size)
