@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from edgeattn.cli.common import console, need_training, say, write_json
-from edgeattn.cli.prices import costs, price_table, show_prices, show_table, steps_bar
+from edgeattn.cli.prices import costs, print_whole, show_prices, show_table, steps_bar
 from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
@@ -71,13 +71,14 @@ def attentions(
         _build(folder, names, model, imgsz, resume=not fresh)
         if measure:
             prices = _price(folder, names, resume=not fresh)
-            show_table(price_table(prices, costs(folder)))
+            show_table(folder)
             report |= prices.json() | {"costs": costs(folder)}
-            say(f"{prices.box}: {prices.environment['cpu']}; one thread, medians, turn by turn against the empty slot")
         else:
-            say(f"price them on a box with: edgeattn profile {folder}")
+            say(
+                f"price them on a box with: edgeattn profile {folder}; its prices/BOX.json, brought here, is shown beside"
+            )
     else:
-        show_table(_listing(found))
+        print_whole(_listing(found))
     write_json(json, report)
 
 

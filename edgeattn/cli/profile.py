@@ -99,10 +99,10 @@ def _holds_bundles(folder: str) -> bool:
 
 def _prices(folder: str, json: Path | None) -> None:
     """Price a folder of bundles, one attention each."""
-    from edgeattn.cli.prices import costs, price_table, show_prices, show_table
+    from edgeattn.cli.prices import show_prices, show_table
     from edgeattn.profiling.prices import price_file, price_folder
 
     found = show_prices(price_folder(folder), "pricing")
-    show_table(price_table(found, costs(Path(folder))))
+    show_table(Path(folder))
     write_json(json, found.json())
     console.print(f"prices: {price_file(folder)}", markup=False)

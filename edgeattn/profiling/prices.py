@@ -12,7 +12,7 @@ import platform
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +217,24 @@ def read_prices(file: Path) -> PriceList:
     raise DataError(
         f"{file} is a price list of schema {schema}, this version writes {SCHEMA}; measure again with --fresh"
     )
+
+
+def joined(folder: str | Path) -> tuple[PriceList, ...]:
+    """Every box's prices of the bundles that are there: lists that were brought here into `DIR/prices/` count too.
+
+    A price belongs to a bundle by the digest of its float model; those of other models are left out.
+
+    Raises:
+        DataError: there are no bundles, or a file there is no price list.
+    """
+    here = {(bundle.name, bundle.digest()) for bundle in map(load, find_bundles(folder))}
+    found = []
+    for file in sorted(price_file(folder).parent.glob("*.json")):
+        told = read_prices(file)
+        same = tuple(p for p in told.prices if (p.mechanism, p.digest) in here)
+        if same:
+            found.append(replace(told, prices=same))
+    return tuple(found)
 
 
 def price_folder(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from edgeattn.bundle import Bundle, extend
 from edgeattn.errors import DataError
 from edgeattn.profiling import prices as module
-from edgeattn.profiling.prices import find_bundles, price, price_file, price_folder, read_prices
+from edgeattn.profiling.prices import find_bundles, joined, price, price_file, price_folder, read_prices
 
 
 @pytest.fixture
@@ -69,3 +71,12 @@ def test_a_price_list_that_cannot_be_read(folder: Path) -> None:
     file.write_text('{"schema": "edgeattn.prices/9"}')
     with pytest.raises(DataError, match=r"schema edgeattn\.prices/9"):
         next(price_folder(folder))
+
+
+def test_lists_of_several_boxes_are_joined_by_the_model(folder: Path) -> None:
+    own = list(price_folder(folder))[-1][0]
+    moved = [replace(p, digest="of another model") if p.mechanism == "se" else p for p in own.prices]
+    other = replace(own, box="shelf", prices=tuple(moved))
+    (folder / "prices" / "shelf.json").write_text(json.dumps(other.json()))
+    found = {told.box: {p.mechanism for p in told.prices} for told in joined(folder)}
+    assert found == {own.box: {"none", "se"}, "shelf": {"none"}}
