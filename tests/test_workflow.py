@@ -1,0 +1,60 @@
+"""What `make` chooses by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeattn import workflow
+from edgeattn.nn.attention import ATTENTIONS
+from edgeattn.train import Recipe, Trained, TrainingData
+from edgeattn.train.loop import check
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_every_attention_starts_where_weights_fit(attention: str) -> None:
+    recipe = workflow.photo_recipe(Path("photos"), attention=attention)
+    assert recipe.start == ("none" if attention == "wide" else "zoo")
+    check(recipe)
+
+
+class Few:
+    """Views that are counted and never read."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def view(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("pictures", "asked", "models", "mixup"),
+    [
+        (workflow.TEACHER_BELOW - 1, "auto", ["efficientnet-lite0", "pico"], workflow.TAUGHT_MIXUP),
+        (workflow.TEACHER_BELOW, "auto", ["pico"], workflow.ALONE_MIXUP),
+        (300, "none", ["pico"], workflow.ALONE_MIXUP),
+    ],
+)
+def test_a_small_set_gets_a_teacher_and_more_mixtures(
+    pictures: int, asked: str, models: list[str], mixup: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Recipe] = []
+
+    def remember(recipe: Recipe, folder: Path, **_: object) -> Trained:
+        trained.append(recipe)
+        return None  # type: ignore[return-value]
+
+    monkeypatch.setattr(workflow, "train", remember)
+    monkeypatch.setattr(workflow, "plan", lambda recipe, *_: recipe)
+    recipe = workflow.photo_recipe(Path("photos"), teacher=asked)
+    data = TrainingData(("cup", "plate"), Few(pictures), ())
+    workflow.train_with_teacher(recipe, data, tmp_path, minutes=1, resume=False, progress=False, say=lambda _: None)
+    assert [r.model for r in trained] == models
+    assert trained[-1].mixup == mixup
+    assert trained[-1].teacher == (str(tmp_path / "teacher") if len(models) == 2 else "none")
