@@ -38,9 +38,6 @@ TEACHER_BELOW = 5_000
 """With fewer training pictures than this a pretrained teacher is fine-tuned on them; above, the student learns alone."""
 BEHIND = 0.03
 """A student that loses more top-1 than this against its teacher is clearly behind."""
-TAUGHT_MIXUP, ALONE_MIXUP = 1.0, 0.3
-"""Share of mixed batches: a teacher answers mixtures too, and learning its answers on all of them is what lets the student
-catch up on a few hundred pictures (Beyer et al. 2022, arXiv:2106.05237; measured with tools/groceries.py)."""
 RESERVE_MINUTES = 1.0
 """Time kept for export, quantization and verification."""
 TEACHER_SHARE = 0.35
@@ -72,9 +69,8 @@ def photo_recipe(
 ) -> Recipe:
     """The student's recipe for a folder of photos; it starts from the zoo's weights where they fit."""
     start = "zoo" if model == "pico" and attention != "wide" else "none"  # whose perceptrons are of another width
-    mixup = ALONE_MIXUP if teacher == "none" else TAUGHT_MIXUP
     return Recipe(
-        str(photos), model=model, attention=attention, imgsz=imgsz, start=start, teacher=teacher, seed=seed, mixup=mixup
+        str(photos), model=model, attention=attention, imgsz=imgsz, start=start, teacher=teacher, seed=seed, mixup=0.3
     )
 
 
@@ -114,10 +110,7 @@ def train_with_teacher(
     if resume and (folder / "recipe.json").is_file():
         recipe = load_recipe(folder)
     elif recipe.teacher == "auto":
-        if len(data.train) < TEACHER_BELOW:
-            recipe = replace(recipe, teacher=str(out / "teacher"))
-        else:
-            recipe = replace(recipe, teacher="none", mixup=min(recipe.mixup, ALONE_MIXUP))
+        recipe = replace(recipe, teacher=str(out / "teacher") if len(data.train) < TEACHER_BELOW else "none")
     if recipe.teacher == str(out / "teacher"):
         plan_at = time.monotonic()
         wanted = teacher_recipe(recipe)

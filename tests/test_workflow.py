@@ -34,15 +34,15 @@ class Few:
 
 
 @pytest.mark.parametrize(
-    ("pictures", "asked", "models", "mixup"),
+    ("pictures", "asked", "models"),
     [
-        (workflow.TEACHER_BELOW - 1, "auto", ["efficientnet-lite0", "pico"], workflow.TAUGHT_MIXUP),
-        (workflow.TEACHER_BELOW, "auto", ["pico"], workflow.ALONE_MIXUP),
-        (300, "none", ["pico"], workflow.ALONE_MIXUP),
+        (workflow.TEACHER_BELOW - 1, "auto", ["efficientnet-lite0", "pico"]),
+        (workflow.TEACHER_BELOW, "auto", ["pico"]),
+        (300, "none", ["pico"]),
     ],
 )
-def test_a_small_set_gets_a_teacher_and_more_mixtures(
-    pictures: int, asked: str, models: list[str], mixup: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_small_set_gets_a_teacher(
+    pictures: int, asked: str, models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[Recipe] = []
 
@@ -56,5 +56,4 @@ def test_a_small_set_gets_a_teacher_and_more_mixtures(
     data = TrainingData(("cup", "plate"), Few(pictures), ())
     workflow.train_with_teacher(recipe, data, tmp_path, minutes=1, resume=False, progress=False, say=lambda _: None)
     assert [r.model for r in trained] == models
-    assert trained[-1].mixup == mixup
     assert trained[-1].teacher == (str(tmp_path / "teacher") if len(models) == 2 else "none")

@@ -3,8 +3,7 @@
     python tools/few_shot.py ~/edge-data/sign-digits --out runs/few-shot --seeds 5
 
 Each seed draws eight people of the pack's training part, about 80 pictures, and trains two students on them, alike but for
-the teacher, an EfficientNet-Lite0 fine-tuned on the same pictures, and the share of mixed batches that `make` chooses with
-and without one. Both start from random weights, since the zoo's have seen
+the teacher: an EfficientNet-Lite0 fine-tuned on the same pictures. Both start from random weights, since the zoo's have seen
 these hands. They are judged on all other people of the training part; the pack's test part is not touched.
 Prints the paired difference with its 95 % interval (Student's t over the seeds). Resumes where it was interrupted.
 """
@@ -55,16 +54,18 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="the sign-digits pack")
     parser.add_argument("--out", type=Path, default=Path("runs/few-shot"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=150, help="of a student (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=400, help="of a student (default: %(default)s)")
     parser.add_argument("--teacher-epochs", type=int, default=80, help="of a teacher (default: %(default)s)")
     options = parser.parse_args()
     rows = []
     for seed in range(options.seeds):
         folder = options.out / str(seed)
-        alone = replace(workflow.photo_recipe(options.root, teacher="none", seed=seed), epochs=options.epochs, start="none")
+        alone = replace(
+            workflow.photo_recipe(options.root, teacher="none", seed=seed), epochs=options.epochs, start="none"
+        )
         data = open_people(options.root, alone, seed)
         teacher = replace(workflow.teacher_recipe(alone), epochs=options.teacher_epochs)
-        taught = replace(alone, teacher=str(folder / "teacher"), mixup=workflow.TAUGHT_MIXUP)
+        taught = replace(alone, teacher=str(folder / "teacher"))
         row: dict[str, float] = {"seed": seed, "train": len(data.train), "judged": len(data.validation)}
         for name, recipe in (("teacher", teacher), ("alone", alone), ("taught", taught)):
             row[name] = round(right(train(recipe, folder / name, data=data, resume=True), data), 4)

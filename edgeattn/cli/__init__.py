@@ -9,6 +9,7 @@ import typer
 
 import edgeattn
 from edgeattn.cli.attentions import attentions
+from edgeattn.cli.common import INTERRUPTED
 from edgeattn.cli.demo import demo
 from edgeattn.cli.doctor import doctor
 from edgeattn.cli.export import export
@@ -54,9 +55,10 @@ def main() -> None:
     except EdgeAttnError as error:
         print(f"edgeattn: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("edgeattn: stopped", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer's for Ctrl-C, of which it says nothing
+            print("edgeattn: stopped", file=sys.stderr)
+        raise
     except BrokenPipeError:  # `edgeattn ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

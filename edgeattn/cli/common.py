@@ -14,6 +14,9 @@ from edgeattn.errors import EdgeAttnError, ExtraMissingError
 console = Console(highlight=False, soft_wrap=True)
 """Standard output; plain text when it is no terminal."""
 
+INTERRUPTED = 130
+"""Exit code of a program that was stopped by Ctrl-C."""
+
 
 def write_json(path: Path | None, payload: dict[str, Any]) -> None:
     """Write `payload` to `path` in one step, so that a reader never sees half of it; None: do nothing.

@@ -50,7 +50,11 @@ def make(
         say(note)
     counts = f"{len(data.train)} pictures to train, {len(data.validation)} to choose, {len(data.test)} to test"
     say(f"{len(data.labels)} classes; {counts}")
-    made = workflow.make(recipe, data, out, name, minutes=minutes, resume=resume, progress=True, say=say)
+    try:
+        made = workflow.make(recipe, data, out, name, minutes=minutes, resume=resume, progress=True, say=say)
+    except KeyboardInterrupt:
+        say(f"go on where it stopped with:  edgeattn make {photos} --out {out} --resume")
+        raise
     report = summary(made) | {"schema": "edgeattn.make/1", "test_top1": test_accuracy(made, data.test)}
     write_json(json, report)
     if data.test:

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from edgeattn.cli.common import console, write_json
+from edgeattn.cli.common import INTERRUPTED, console, write_json
 
 if TYPE_CHECKING:
     from edgeattn.profiling import Profiler
 
-INTERRUPTED = 130
-"""Exit code of a program that was stopped by Ctrl-C."""
 REDRAW_S = 0.5
 """Time between two drawings of the progress bar."""
 
