@@ -20,6 +20,7 @@ from edgeattn.deploy.export import GOLDEN_PICTURES, export, recipe_digest
 from edgeattn.deploy.quantize import Quantized, quantize
 from edgeattn.errors import DataError
 from edgeattn.evaluation.significance import Gate, loss_gate
+from edgeattn.nn.model import LITE
 from edgeattn.spec import to_json
 from edgeattn.train.loader import TrainingData
 from edgeattn.train.loop import Trained, answers, train, views_per_second, weights_attributions
@@ -55,17 +56,18 @@ class Made:
 def photo_recipe(
     photos: Path,
     *,
-    model: str = "pico",
+    model: str = LITE,
     attention: str = "coord",
     imgsz: int = 96,
     teacher: str = "auto",
     seed: int = 0,
 ) -> Recipe:
-    """The student's recipe for a folder of photos; it starts from the zoo's weights where they fit."""
-    start = "zoo" if model == "pico" and attention != "wide" else "none"  # whose perceptrons are of another width
-    return Recipe(
-        str(photos), model=model, attention=attention, imgsz=imgsz, start=start, teacher=teacher, seed=seed, mixup=0.3
-    )
+    """The student's recipe for a folder of photos: lite has seen photos before, pico starts from the zoo's weights."""
+    recipe = Recipe(str(photos), model=model, attention=attention, imgsz=imgsz, teacher=teacher, seed=seed, mixup=0.3)
+    if model == LITE:
+        return replace(recipe, lr=0.002, dropout=0.2)
+    fits = model == "pico" and attention != "wide"  # whose perceptrons are of another width
+    return replace(recipe, start="zoo" if fits else "none")
 
 
 def plan(recipe: Recipe, data: TrainingData, minutes: float, folder: Path) -> Recipe:

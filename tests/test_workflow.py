@@ -15,7 +15,7 @@ from edgeattn.train.loop import check
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_every_attention_starts_where_weights_fit(attention: str) -> None:
-    recipe = workflow.photo_recipe(Path("photos"), attention=attention)
+    recipe = workflow.photo_recipe(Path("photos"), model="pico", attention=attention)
     assert recipe.start == ("none" if attention == "wide" else "zoo")
     check(recipe)
 
@@ -36,9 +36,9 @@ class Few:
 @pytest.mark.parametrize(
     ("pictures", "asked", "models"),
     [
-        (workflow.TEACHER_BELOW - 1, "auto", ["efficientnet-lite0", "pico"]),
-        (workflow.TEACHER_BELOW, "auto", ["pico"]),
-        (300, "none", ["pico"]),
+        (workflow.TEACHER_BELOW - 1, "auto", ["efficientnet-lite0", "lite"]),
+        (workflow.TEACHER_BELOW, "auto", ["lite"]),
+        (300, "none", ["lite"]),
     ],
 )
 def test_a_small_set_gets_a_teacher(

@@ -19,7 +19,10 @@ def make(
     out: Annotated[
         Path | None, typer.Option(help="Where runs and the bundle go; default: runs/NAME of the folder.")
     ] = None,
-    model: Annotated[str, typer.Option(help="pico, nano, tiny, small, or package.module:function.")] = "pico",
+    model: Annotated[
+        str,
+        typer.Option(help="lite (starts from ImageNet weights), pico, nano, tiny, small, or package.module:function."),
+    ] = "lite",
     attention: Annotated[str, typer.Option(help="A name of `edgeattn attentions`, or package.module:Class.")] = "coord",
     imgsz: Annotated[int, typer.Option(help="Side of the square input, in pixels.")] = 96,
     teacher: Annotated[str, typer.Option(help="auto, none, or the folder of a teacher's run.")] = "auto",

@@ -14,7 +14,9 @@ def train(
     data: Annotated[str, typer.Argument(help="Folder of class folders, `cards`, or package.module:function.")],
     *,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    model: Annotated[str, typer.Option(help="pico, nano, efficientnet-lite0, or package.module:function.")] = "pico",
+    model: Annotated[
+        str, typer.Option(help="pico, nano, tiny, small, lite, efficientnet-lite0, or package.module:function.")
+    ] = "pico",
     attention: Annotated[str, typer.Option(help="A name of `edgeattn attentions`, or package.module:Class.")] = "coord",
     imgsz: Annotated[int, typer.Option(help="Side of the square input, in pixels.")] = 96,
     teacher: Annotated[str, typer.Option(help="Folder of the teacher's run, or none.")] = "none",

@@ -49,19 +49,39 @@ SMALL_INPUT = 48
 """Pictures with a shorter side than this keep their size through the stem."""
 
 
-class Block(nn.Module):
+class Slot(nn.Module):
+    """A place for attention and nothing else: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+        self.channels = channels
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Attend."""
+        return self.attention(x_BCHW)  # type: ignore[no-any-return]
+
+    def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, with the attention's map (B, H, W)."""
+        return attend(self.attention, x_BCHW)
+
+    def deploy(self) -> None:
+        """Take the attention's fastest exact form."""
+        if hasattr(self.attention, "deployed"):
+            self.attention = self.attention.deployed(self.channels)  # type: ignore[operator]
+
+
+class Block(Slot):
     """One EdgeMeta block: (B, C, H, W) -> (B, C, H, W); `attention` keeps that shape, the perceptron is `hidden` wide."""
 
     def __init__(self, channels: int, attention: nn.Module, hidden: int) -> None:
-        super().__init__()
+        super().__init__(channels, attention)
         local, project = ConvNorm(channels, channels, 3, groups=channels), ConvNorm(hidden, channels, 1)
         self.local: nn.Module = local
-        self.attention = attention
         self.expand: nn.Module = ConvNorm(channels, hidden, 1)
         self.project: nn.Module = project
         for branch in (local, project):
             nn.init.constant_(branch[1].weight, BRANCH)  # type: ignore[arg-type]
-        self.channels = channels
         self.is_deployed = False
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -70,7 +90,7 @@ class Block(nn.Module):
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """As `forward`, with the attention's map (B, H, W)."""
-        y_BCHW, map_BHW = attend(self.attention, self._mix_locally(x_BCHW))
+        y_BCHW, map_BHW = super().attend(self._mix_locally(x_BCHW))
         return self._mix_channels(y_BCHW), map_BHW
 
     def _mix_locally(self, x_BCHW: Tensor) -> Tensor:
@@ -86,8 +106,7 @@ class Block(nn.Module):
         with torch.no_grad():
             local.weight[:, 0, 1, 1] += 1.0
         self.local = local
-        if hasattr(self.attention, "deployed"):
-            self.attention = self.attention.deployed(self.channels)  # type: ignore[operator]
+        super().deploy()
         self.is_deployed = True
 
 
@@ -112,7 +131,74 @@ def _check_shape(name: str, attention: nn.Module, channels: int, side: int) -> N
     attention.train()
 
 
-class EdgeMeta(nn.Module):
+def slot_attention(name: str, stage: int, channels: int, side: int) -> nn.Module:
+    """The attention of a stage whose map is `side` wide; mechanisms that cost N^2 leave the first stages empty.
+
+    Raises:
+        SpecError: it cannot work on such a map.
+    """
+    attention = build_attention(name, channels)
+    if stage < getattr(attention, "first_stage", 0):
+        return nn.Identity()
+    if hasattr(attention, "check_map"):
+        attention.check_map(side, side)  # type: ignore[operator]
+    if name not in ATTENTIONS:
+        _check_shape(name, attention, channels, side)
+    return attention
+
+
+class Backbone(nn.Module):
+    """Stages of blocks with slots for attention, each after its way down: (B, 3, H, W) -> (B, `channels`, h, w)."""
+
+    stem: nn.Module
+    downs: nn.ModuleList
+    """What comes before the blocks of each stage, and makes the map smaller."""
+    stages: nn.ModuleList
+    """Lists of `Slot`s."""
+    channels: int
+    """Channels of the last stage."""
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether any slot is filled."""
+        return any(not isinstance(block.attention, nn.Identity) for _, block in self.blocks())
+
+    def blocks(self) -> Iterator[tuple[str, Slot]]:
+        """Path and block of every attention slot, from the first to the last."""
+        for s, stage in enumerate(self.stages):
+            for b, block in enumerate(cast("list[Slot]", stage)):
+                yield f"stages.{s}.{b}", block
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Features of the last stage."""
+        x_BCHW = self.stem(x_BCHW)
+        for down, stage in zip(self.downs, self.stages, strict=True):
+            x_BCHW = down(x_BCHW)
+            for block in stage:  # type: ignore[attr-defined]
+                x_BCHW = block(x_BCHW)
+        return x_BCHW
+
+    def attend(self, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Features of the last stage, and the map (B, h, w) of every filled slot by its block's path."""
+        maps: dict[str, Tensor] = {}
+        x_BCHW = self.stem(x_BCHW)
+        for s, (down, stage) in enumerate(zip(self.downs, self.stages, strict=True)):
+            x_BCHW = down(x_BCHW)
+            for b, block in enumerate(cast("list[Slot]", stage)):
+                if isinstance(block.attention, nn.Identity):
+                    x_BCHW = block(x_BCHW)
+                else:
+                    x_BCHW, maps[f"stages.{s}.{b}"] = block.attend(x_BCHW)
+        return x_BCHW, maps
+
+    def deploy(self) -> None:
+        """Fold every BatchNorm and shortcut that can be folded exactly, in place; the model must be in eval mode."""
+        for _, block in self.blocks():
+            block.deploy()
+        fold(self)
+
+
+class EdgeMeta(Backbone):
     """The backbone: (B, 3, H, W) -> (B, C4, H/32, W/32); on 32 x 32 pictures the stem keeps the size and it is H/8."""
 
     def __init__(self, size: str, attention: str, *, imgsz: int = 96, hidden: Sequence[int] | None = None) -> None:
@@ -150,61 +236,10 @@ class EdgeMeta(nn.Module):
         self.stages = nn.ModuleList(
             nn.ModuleList(
                 Block(
-                    width, self._attention(attention, stage, width, math.ceil(imgsz / (stride << stage))), hidden[stage]
+                    width, slot_attention(attention, stage, width, math.ceil(imgsz / (stride << stage))), hidden[stage]
                 )
                 for _ in range(depth)
             )
             for stage, (width, depth) in enumerate(zip(widths, depths, strict=True))
         )
         self.channels = widths[-1]
-
-    @staticmethod
-    def _attention(name: str, stage: int, channels: int, side: int) -> nn.Module:
-        """The attention of a stage whose map is `side` wide; mechanisms that cost N^2 leave the first stages empty."""
-        attention = build_attention(name, channels)
-        if stage < getattr(attention, "first_stage", 0):
-            return nn.Identity()
-        if hasattr(attention, "check_map"):
-            attention.check_map(side, side)  # type: ignore[operator]
-        if name not in ATTENTIONS:
-            _check_shape(name, attention, channels, side)
-        return attention
-
-    @property
-    def has_maps(self) -> bool:
-        """Whether any slot is filled."""
-        return any(not isinstance(block.attention, nn.Identity) for _, block in self.blocks())
-
-    def blocks(self) -> Iterator[tuple[str, Block]]:
-        """Path and block of every attention slot, from the first to the last."""
-        for s, stage in enumerate(self.stages):
-            for b, block in enumerate(cast("list[Block]", stage)):
-                yield f"stages.{s}.{b}", block
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Features of the last stage."""
-        x_BCHW = self.stem(x_BCHW)
-        for down, stage in zip(self.downs, self.stages, strict=True):
-            x_BCHW = down(x_BCHW)
-            for block in stage:  # type: ignore[attr-defined]
-                x_BCHW = block(x_BCHW)
-        return x_BCHW
-
-    def attend(self, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Features of the last stage, and the map (B, h, w) of every filled slot by its block's path."""
-        maps: dict[str, Tensor] = {}
-        x_BCHW = self.stem(x_BCHW)
-        for s, (down, stage) in enumerate(zip(self.downs, self.stages, strict=True)):
-            x_BCHW = down(x_BCHW)
-            for b, block in enumerate(cast("list[Block]", stage)):
-                if isinstance(block.attention, nn.Identity):
-                    x_BCHW = block(x_BCHW)
-                else:
-                    x_BCHW, maps[f"stages.{s}.{b}"] = block.attend(x_BCHW)
-        return x_BCHW, maps
-
-    def deploy(self) -> None:
-        """Fold every BatchNorm and shortcut that can be folded exactly, in place; the model must be in eval mode."""
-        for _, block in self.blocks():
-            block.deploy()
-        fold(self)

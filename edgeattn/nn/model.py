@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from edgeattn.errors import NameNotFoundError, SpecError
-from edgeattn.nn.backbone import SIZES, EdgeMeta
+from edgeattn.nn.backbone import SIZES, Backbone, EdgeMeta
 from edgeattn.nn.cost import PLAIN, equal_cost
 from edgeattn.nn.heads import ClassificationHead
+from edgeattn.nn.lite import Lite
 from edgeattn.nn.named import resolve
 from edgeattn.nn.pretrained import PRETRAINED
 
+LITE = "lite"
+"""The backbone that starts from ImageNet weights."""
+
 
 class Classifier(nn.Module):
-    """EdgeMeta with a classification head: (B, 3, H, W), normalised by (x - 128) / 128, -> logits (B, K)."""
+    """A backbone with a classification head: (B, 3, H, W), normalised by (x - 128) / 128, -> logits (B, K)."""
 
     def __init__(
         self,
@@ -28,8 +32,11 @@ class Classifier(nn.Module):
         dropout: float = 0.0,
         hidden: Sequence[int] | None = None,
     ) -> None:
+        """Build it; `size` is one of EdgeMeta or `lite`, `hidden` as `EdgeMeta` takes it."""
         super().__init__()
-        self.backbone = EdgeMeta(size, attention, imgsz=imgsz, hidden=hidden)
+        self.backbone: Backbone = (
+            Lite(attention, imgsz=imgsz) if size == LITE else EdgeMeta(size, attention, imgsz=imgsz, hidden=hidden)
+        )
         self.head = ClassificationHead(self.backbone.channels, classes, dropout=dropout)
         self.attention = attention
 
@@ -60,7 +67,9 @@ def build_model(
     dropout: float = 0.0,
     equal_cost_to: str = "",
 ) -> nn.Module:
-    """Build a model: a size of EdgeMeta, a pretrained net, or a factory `package.module:function`, called as `f(classes)`.
+    """Build a model by name: a size of EdgeMeta, `lite`, a pretrained net, or a factory `package.module:function`.
+
+    A factory is called as `f(classes)`.
 
     With `equal_cost_to="plain"` the perceptrons give way until parameters and MACs are those of the net without attention.
 
@@ -68,12 +77,16 @@ def build_model(
         NameNotFoundError: no such model, or nothing to be equal to.
         SpecError: the factory builds no `nn.Module`; or the attention costs more than the perceptrons can give.
     """
+    if name == LITE:
+        if equal_cost_to:
+            raise SpecError("equal_cost_to narrows EdgeMeta's perceptrons, of which lite has none; take pico or nano")
+        return Classifier(classes, size=LITE, attention=attention, imgsz=imgsz, dropout=dropout)
     if name in SIZES:
         if equal_cost_to not in ("", PLAIN):
             raise NameNotFoundError("equal_cost_to", equal_cost_to, (PLAIN,))
         hidden = equal_cost(name, attention, imgsz) if equal_cost_to else None
         return Classifier(classes, size=name, attention=attention, imgsz=imgsz, dropout=dropout, hidden=hidden)
-    model = resolve("model", name, {**dict.fromkeys(SIZES, Classifier), **PRETRAINED})(classes)
+    model = resolve("model", name, {**dict.fromkeys((*SIZES, LITE), Classifier), **PRETRAINED})(classes)
     if not isinstance(model, nn.Module):
         raise SpecError(f"model '{name}' builds a {type(model).__name__}; it must be a torch.nn.Module")
     return model

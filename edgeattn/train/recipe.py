@@ -23,7 +23,7 @@ class Recipe:
     data: str
     """Folder of class folders, `cards` (the built-in set), or `package.module:function` giving a `TrainingData`."""
     model: str = "pico"
-    """Size of EdgeMeta (pico, nano, tiny, small), a pretrained net (efficientnet-lite0), or `package.module:function`."""
+    """Size of EdgeMeta (pico, nano, tiny, small), a pretrained net (lite, efficientnet-lite0), or `package.module:function`."""
     attention: str = "coord"
     """Attention in every block: a name that `edgeattn attentions` lists, or `package.module:Class`."""
     equal_cost_to: str = ""
