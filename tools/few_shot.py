@@ -2,7 +2,7 @@
 
     python tools/few_shot.py ~/edge-data/sign-digits --out runs/few-shot --seeds 5
 
-Each seed draws eight people of the pack's training part, about 80 pictures, and trains two students on them, alike but for
+Each seed draws eight people of the pack's training part, about 80 pictures, and trains two picos on them, alike but for
 the teacher: an EfficientNet-Lite0 fine-tuned on the same pictures. Both start from random weights, since the zoo's have seen
 these hands. They are judged on all other people of the training part; the pack's test part is not touched.
 Prints the paired difference with its 95 % interval (Student's t over the seeds). Resumes where it was interrupted.
@@ -61,7 +61,9 @@ def main() -> None:
     for seed in range(options.seeds):
         folder = options.out / str(seed)
         alone = replace(
-            workflow.photo_recipe(options.root, teacher="none", seed=seed), epochs=options.epochs, start="none"
+            workflow.photo_recipe(options.root, model="pico", teacher="none", seed=seed),
+            epochs=options.epochs,
+            start="none",
         )
         data = open_people(options.root, alone, seed)
         teacher = replace(workflow.teacher_recipe(alone), epochs=options.teacher_epochs)
