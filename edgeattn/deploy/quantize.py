@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -151,8 +152,16 @@ def quantize_onnxruntime(source: Path, target: Path, inputs: Sequence[Input], in
 
 
 def attention_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that stay in float: those of `ATTENTION_ORT`, and the two of the input's normalisation."""
-    return [node.name for node in model.graph.node if node.op_type in ATTENTION_ORT]
+    """Names of the nodes that stay in float: those of `ATTENTION_ORT`, among them the input's normalisation, and added constants.
+
+    A step of u8 is larger than the small number that keeps a sum from zero before it divides.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer if math.prod(tensor.dims) == 1}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in ATTENTION_ORT or (node.op_type == "Add" and constants & set(node.input))
+    ]
 
 
 def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input]) -> dict[str, Any]:

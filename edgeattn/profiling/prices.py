@@ -30,7 +30,7 @@ from edgeattn.timing import NS_PER_MS, environment, monotonic_ns, pressure
 SCHEMA = "edgeattn.prices/1"
 REFERENCE = "none"
 """Name of the bundle that the others are held against."""
-ROUNDS, BURST = 40, 4
+ROUNDS, BURST = 24, 4
 """Turns of an artefact, and inferences that count in one turn."""
 Nodes = Mapping[str, Mapping[str, int]]
 

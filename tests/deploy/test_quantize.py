@@ -14,6 +14,7 @@ import pytest
 from edgeattn.bundle import Bundle, load
 from edgeattn.deploy import quantize
 from edgeattn.deploy.export import export
+from edgeattn.deploy.quantize import attention_nodes
 from edgeattn.engines import open_engine
 from edgeattn.errors import DataError
 from edgeattn.imaging import prepare
@@ -125,3 +126,16 @@ def test_the_recipe_tells_what_was_done(bundle: Bundle, tmp_path: Path) -> None:
     assert artefact.recipe["pictures"] == 48
     assert set(artefact.toolchain) == {"openvino", "nncf"}
     assert replace(artefact, gates={}).verdict == "cannot tell"
+
+
+def test_what_keeps_a_divisor_from_zero_stays_in_float_and_shortcuts_do_not(tmp_path: Path) -> None:
+    pictures = [picture for picture, _ in discs.pictures(4, seed=2)]
+    net = build_model("pico", 3, attention="relu_linear", imgsz=32).eval()
+    bundle = export(net, tmp_path / "x", labels=("a", "b", "c"), imgsz=32, pictures=pictures, mechanism="relu_linear")
+    model = onnx.load(bundle.file(bundle.artefact("onnxruntime", "float")))
+    kept = set(attention_nodes(model))
+    divisors = {node.input[1] for node in model.graph.node if node.op_type == "Div"}
+    adds = [node for node in model.graph.node if node.op_type == "Add"]
+    guards = {node.name for node in adds if node.output[0] in divisors}
+    assert guards
+    assert {node.name for node in adds} & kept == guards
