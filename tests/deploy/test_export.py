@@ -30,24 +30,34 @@ def pictures(n: int, seed: int = 0) -> list[Picture]:
     return [np.asarray(cv2.resize(p, (120, 90), interpolation=cv2.INTER_CUBIC), np.uint8) for p in small]
 
 
-def trained(attention: str, imgsz: int) -> nn.Module:
-    """A pico whose norms have seen pictures, so that its answers depend on them."""
+def trained(attention: str, imgsz: int, name: str = "pico") -> nn.Module:
+    """A net whose norms have seen pictures, so that its answers depend on them."""
     torch.manual_seed(0)
-    model = build_model("pico", len(LABELS), attention=attention, imgsz=imgsz).train()
+    model = build_model(name, len(LABELS), attention=attention, imgsz=imgsz).train()
     from edgeattn.spec import InputSpec
 
     batch = torch.from_numpy(np.concatenate([prepare(p, InputSpec(imgsz, imgsz)) for p in pictures(24, 1)]))
     with torch.no_grad():
-        for _ in range(30):
+        for _ in range(30 if name == "pico" else 5):
             model((batch.permute(0, 3, 1, 2).float() - 128) / 128)
     return model.eval()
 
 
-@pytest.mark.parametrize("imgsz", [32, 96])
 # Every mechanism is exported by itself, in tests/nn/attention; here a few stand for the families in the whole net.
-@pytest.mark.parametrize("attention", ["none", "se", "eca", "cbam", "coord", "shsa"])
-def test_parity(attention: str, imgsz: int, tmp_path: Path) -> None:
-    model = trained(attention, imgsz)
+@pytest.mark.parametrize(
+    ("model_name", "attention", "imgsz"),
+    [
+        *(
+            ("pico", attention, side)
+            for attention in ("none", "se", "eca", "cbam", "coord", "shsa")
+            for side in (32, 96)
+        ),
+        ("lite", "coord", 96),
+        ("nano", "mhsa", 224),  # whose untrained maps hardly vary
+    ],
+)
+def test_parity(model_name: str, attention: str, imgsz: int, tmp_path: Path) -> None:
+    model = trained(attention, imgsz, model_name)
     bundle = export_function(
         model, tmp_path / "m", labels=LABELS, imgsz=imgsz, pictures=pictures(8), mechanism=attention
     )
