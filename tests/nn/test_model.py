@@ -72,7 +72,7 @@ def test_a_factory_of_ones_own() -> None:
 
 
 def test_an_unknown_model_lists_the_choices() -> None:
-    with pytest.raises(NameNotFoundError, match=r"mean 'pico'.*efficientnet-lite0, nano, pico"):
+    with pytest.raises(NameNotFoundError, match=r"mean 'pico'.*efficientnet-lite0, lite, nano, pico"):
         build_model("picco", 3)
 
 
