@@ -222,7 +222,14 @@ def demo(recipe: Recipe, data: TrainingData, out: Path, *, progress: bool, say: 
         f"teacher: {recipe.model} with {recipe.attention}, from the zoo's weights, {len(data.train) * recipe.epochs} cards"
     )
     teacher = train(recipe, out / "teacher", data=data, progress=progress)
-    born_again = replace(recipe, start=str(out / "teacher"), teacher=str(out / "teacher"), distill="kd", lr=0.008)
-    say(f"student: starts from the teacher and learns from its answers, {len(data.train) * recipe.epochs} cards")
+    born_again = replace(
+        recipe,
+        start=str(out / "teacher"),
+        teacher=str(out / "teacher"),
+        distill="kd",
+        lr=0.008,
+        epochs=max(1, recipe.epochs // 2),
+    )
+    say(f"student: starts from the teacher and learns from its answers, {len(data.train) * born_again.epochs} cards")
     trained = train(born_again, out / "student", data=data, progress=progress)
     return finish(trained, teacher, data, out, name="cards", say=say)
