@@ -35,6 +35,7 @@ ATTENTION_ORT = (
     "Mul",
     "ReduceMean",
     "ReduceMax",
+    "AveragePool",
     "GlobalMaxPool",
     "Abs",
     "Div",
@@ -53,6 +54,7 @@ ATTENTION_OV = (
     "ReduceMean",
     "ReduceMax",
     "ReduceSum",
+    "AvgPool",
     "Divide",
     "Subtract",
     "MatMul",
@@ -62,6 +64,13 @@ ATTENTION_OV = (
     "Abs",
 )
 """The same for NNCF, which names them as OpenVINO does."""
+ATTENTION_MODULE = ".attention."
+"""In the names of the weights of an attention branch, as export keeps them."""
+SMALL_MACS = 100_000
+"""Layers of an attention branch with fewer multiplications stay in float: quantizing their input costs more than it saves.
+
+Coordinate attention in nano at 224, OpenVINO int8 over the net without attention: 1.31 with them quantized, 1.21 without.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,16 +161,50 @@ def quantize_onnxruntime(source: Path, target: Path, inputs: Sequence[Input], in
 
 
 def attention_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that stay in float: those of `ATTENTION_ORT`, among them the input's normalisation, and added constants.
+    """Names of the nodes that stay in float.
 
-    A step of u8 is larger than the small number that keeps a sum from zero before it divides.
+    Those of `ATTENTION_ORT`, among them the input's normalisation; added constants, since a step of u8 is larger than the
+    small number that keeps a sum from zero before it divides; small layers of an attention branch.
     """
     constants = {tensor.name for tensor in model.graph.initializer if math.prod(tensor.dims) == 1}
+    weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    shapes = {
+        value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in model.graph.value_info
+    }
+
+    def is_small(node: onnx.NodeProto) -> bool:
+        name = node.input[1] if len(node.input) > 1 else ""
+        if node.op_type not in ("Conv", "Gemm") or name not in weights or node.output[0] not in shapes:
+            return False
+        # Conv: out x in x kernel; Gemm: either way round, the same product over the outputs.
+        places = math.prod(shapes[node.output[0]]) / (
+            weights[name][0] if node.op_type == "Conv" else shapes[node.output[0]][-1]
+        )
+        return ATTENTION_MODULE in name and places * math.prod(weights[name]) < SMALL_MACS
+
     return [
         node.name
         for node in model.graph.node
-        if node.op_type in ATTENTION_ORT or (node.op_type == "Add" and constants & set(node.input))
+        if node.op_type in ATTENTION_ORT or (node.op_type == "Add" and constants & set(node.input)) or is_small(node)
     ]
+
+
+def small_attention_layers(model: Any) -> list[str]:
+    """Names of the convolutions and products of an OpenVINO model that stay in float for being small."""
+    found = []
+    for op in model.get_ordered_ops():
+        if op.get_type_name() not in ("Convolution", "MatMul"):
+            continue
+        source = op.input_value(1).get_node()
+        while source.get_type_name() in ("Convert", "Reshape", "Transpose"):
+            source = source.input_value(0).get_node()
+        if source.get_type_name() != "Constant" or ATTENTION_MODULE not in source.get_friendly_name():
+            continue
+        out = op.get_output_shape(0)
+        places = math.prod(out) / (out[1] if op.get_type_name() == "Convolution" else out[-1])
+        if places * math.prod(source.get_output_shape(0)) < SMALL_MACS:
+            found.append(op.get_friendly_name())
+    return found
 
 
 def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input]) -> dict[str, Any]:
@@ -175,13 +218,14 @@ def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input]) -> di
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
 
     model = openvino_core().read_model(source)
+    small = small_attention_layers(model)
     quantized = nncf.quantize(
         model,
         nncf.Dataset(list(inputs)),
         preset=nncf.QuantizationPreset.PERFORMANCE,
         subset_size=len(inputs),
         fast_bias_correction=True,
-        ignored_scope=nncf.IgnoredScope(types=list(ATTENTION_OV), validate=False),
+        ignored_scope=nncf.IgnoredScope(types=list(ATTENTION_OV), names=small, validate=False),
         advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
     )
     openvino.save_model(quantized, target, compress_to_fp16=False)
@@ -193,6 +237,7 @@ def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input]) -> di
         "bias_correction": "fast",
         "overflow_fix": "enable",
         "float_types": list(ATTENTION_OV),
+        "float_layers": len(small),
         "pictures": len(inputs),
     }
 

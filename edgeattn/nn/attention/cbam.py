@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeattn.nn.attention._parts import OPEN, need_odd, squeezed_width, start_open
+from edgeattn.nn.attention._parts import OPEN, gate, need_odd, squeezed_width, start_open
 from edgeattn.nn.layers import global_max, global_mean
 
 
@@ -34,8 +34,8 @@ class CBAM(nn.Module):
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Give the output and the map (B, H, W)."""
-        gate_BC11 = (self.mlp(global_mean(x_BCHW)) + self.mlp(global_max(x_BCHW))).sigmoid()
+        gate_BC11 = gate(self.mlp(global_mean(x_BCHW)) + self.mlp(global_max(x_BCHW)))
         u_BCHW = x_BCHW * gate_BC11
         squeezed_B2HW = torch.cat([u_BCHW.mean(1, keepdim=True), u_BCHW.amax(1, keepdim=True)], dim=1)
-        gate_B1HW = self.spatial(squeezed_B2HW).sigmoid()
+        gate_B1HW = gate(self.spatial(squeezed_B2HW))
         return u_BCHW * gate_B1HW, gate_B1HW.squeeze(1)

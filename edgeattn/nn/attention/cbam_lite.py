@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgeattn.nn.attention._parts import need_odd, squeezed_width, start_open
+from edgeattn.nn.attention._parts import gate, need_odd, squeezed_width, start_open
 from edgeattn.nn.layers import global_mean
 
 
@@ -38,7 +38,7 @@ class CBAMLite(nn.Module):
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Give the output and the map (B, H, W)."""
-        gate_BC11 = self.expand(self.reduce(global_mean(x_BCHW)).relu()).sigmoid()
+        gate_BC11 = gate(self.expand(self.reduce(global_mean(x_BCHW)).relu()))
         u_BCHW = x_BCHW * gate_BC11
-        gate_B1HW = self.spatial(self.squeeze(u_BCHW)).sigmoid()
+        gate_B1HW = gate(self.spatial(self.squeeze(u_BCHW)))
         return u_BCHW * gate_B1HW, gate_B1HW.squeeze(1)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeattn.nn.attention._parts import need_odd, start_open
+from edgeattn.nn.attention._parts import gate, need_odd, start_open
 
 
 class CBAMSpatial(nn.Module):
@@ -31,7 +31,7 @@ class CBAMSpatial(nn.Module):
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Give the output and the map (B, H, W)."""
-        gate_B1HW = self.spatial(self._squeezed(x_BCHW)).sigmoid()
+        gate_B1HW = gate(self.spatial(self._squeezed(x_BCHW)))
         return x_BCHW * gate_B1HW, gate_B1HW.squeeze(1)
 
     def _squeezed(self, x_BCHW: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeattn.nn.attention._parts import squeezed_width, start_open
+from edgeattn.nn.attention._parts import gate, row_and_column_means, squeezed_width, start_open
 from edgeattn.nn.layers import ConvNorm
 
 
@@ -44,7 +44,7 @@ class CoordinateAttention(nn.Module):
         return x_BCHW * h_BCH1 * w_BC1W, map_BHW
 
     def _gates(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        h_BCH1, w_BC1W = x_BCHW.mean(3, keepdim=True), x_BCHW.mean(2, keepdim=True)
+        h_BCH1, w_BC1W = row_and_column_means(x_BCHW)
         if self.training:
             joined_BCL1 = torch.cat([h_BCH1, w_BC1W.transpose(2, 3)], dim=2)
             f_BRL1 = self.act(self.reduce(joined_BCL1))
@@ -52,4 +52,4 @@ class CoordinateAttention(nn.Module):
             f_w_BR1W = f_w_BRW1.transpose(2, 3)
         else:
             f_h_BRH1, f_w_BR1W = self.act(self.reduce(h_BCH1)), self.act(self.reduce(w_BC1W))
-        return self.gate_h(f_h_BRH1).sigmoid(), self.gate_w(f_w_BR1W).sigmoid()
+        return gate(self.gate_h(f_h_BRH1)), gate(self.gate_w(f_w_BR1W))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgeattn.nn.attention._parts import squeezed_width, start_open
+from edgeattn.nn.attention._parts import gate, squeezed_width, start_open
 from edgeattn.nn.layers import global_mean
 
 
@@ -35,11 +35,11 @@ class ChannelSpatial(nn.Module):
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Give the output and the map (B, H, W)."""
-        gate_B1HW = self.spatial(x_BCHW).sigmoid()
+        gate_B1HW = gate(self.spatial(x_BCHW))
         return x_BCHW * self._channel_gate(x_BCHW) * gate_B1HW, gate_B1HW.squeeze(1)
 
     def _channel_gate(self, x_BCHW: Tensor) -> Tensor:
-        return self.channel(global_mean(x_BCHW)).sigmoid()  # type: ignore[no-any-return]
+        return gate(self.channel(global_mean(x_BCHW)))
 
 
 class ChannelThenSpatial(ChannelSpatial):
@@ -48,5 +48,5 @@ class ChannelThenSpatial(ChannelSpatial):
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Give the output and the map (B, H, W)."""
         u_BCHW = x_BCHW * self._channel_gate(x_BCHW)
-        gate_B1HW = self.spatial(u_BCHW).sigmoid()
+        gate_B1HW = gate(self.spatial(u_BCHW))
         return u_BCHW * gate_B1HW, gate_B1HW.squeeze(1)

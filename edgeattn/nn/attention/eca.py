@@ -3,7 +3,7 @@
 Paper: ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks (Wang et al. 2020, arXiv:1910.03151).
     y = x * s(conv1d_k(GAP(x))), the kernel k sliding over channels, k = odd(|log2(C) / gamma + b / gamma|)
 Deviations: k is at least 3; the convolution has a bias, from which the gate starts open. `deployed` writes the 1-d convolution
-as a 1 x 1 convolution with a banded C x C kernel: the same numbers, and both engines run it without reshapes.
+as a linear layer with a banded C x C matrix: the same numbers, and both engines run it without reshapes before it.
 Map: mean over channels of |gate * x|.
 """
 
@@ -40,7 +40,7 @@ class EfficientChannelAttention(nn.Module):
         return y_BCHW, energy(y_BCHW)
 
     def deployed(self, channels: int) -> nn.Module:
-        """The same gate with a banded 1 x 1 convolution in the place of the 1-d one."""
+        """The same gate with a banded linear layer in the place of the convolution."""
         assert self.conv.bias is not None
         return _Banded(self.conv.weight.detach()[0, 0], float(self.conv.bias.detach()), channels)
 
@@ -55,14 +55,13 @@ class _Banded(nn.Module):
                 column = row + tap - half
                 if 0 <= column < channels:
                     band_CC[row, column] = weight
-        self.mix = nn.Conv2d(channels, channels, 1)
+        self.mix = nn.Linear(channels, channels)
         with torch.no_grad():
-            self.mix.weight.copy_(band_CC[..., None, None])
-            assert self.mix.bias is not None
+            self.mix.weight.copy_(band_CC)
             self.mix.bias.fill_(bias)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return x_BCHW * self.mix(global_mean(x_BCHW)).sigmoid()  # type: ignore[no-any-return]
+        return x_BCHW * self.mix(global_mean(x_BCHW).flatten(1)).sigmoid()[..., None, None]  # type: ignore[no-any-return]
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         y_BCHW = self(x_BCHW)

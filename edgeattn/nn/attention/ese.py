@@ -28,8 +28,10 @@ class EffectiveSqueezeExcitation(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Weigh the channels."""
-        gate_BC11 = (self.excite(global_mean(x_BCHW)) * (1 / 6) + 0.5).clamp(0.0, 1.0)
-        return x_BCHW * gate_BC11  # type: ignore[no-any-return]
+        gate_BC = (self.excite(global_mean(x_BCHW)).flatten(1) * (1 / 6) + 0.5).clamp(
+            0.0, 1.0
+        )  # apart, as `gate` does it
+        return x_BCHW * gate_BC[..., None, None]  # type: ignore[no-any-return]
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Give the output and the map (B, H, W)."""

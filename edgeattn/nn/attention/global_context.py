@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgeattn.nn.attention._parts import squeezed_width
+from edgeattn.nn.attention._parts import gate, squeezed_width
 from edgeattn.nn.layers import ConvNorm, global_mean
 
 
@@ -65,5 +65,5 @@ class GlobalContextSigmoid(_Context):
         self.key = nn.Conv2d(channels, 1, 1)
 
     def _context(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        weights_B1HW = self.key(x_BCHW).sigmoid()
+        weights_B1HW = gate(self.key(x_BCHW))
         return global_mean(x_BCHW * weights_B1HW), weights_B1HW

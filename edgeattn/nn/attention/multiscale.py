@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeattn.errors import SpecError
-from edgeattn.nn.attention._parts import OPEN, start_open
+from edgeattn.nn.attention._parts import OPEN, gate, start_open
 
 
 class MultiScaleSpatial(nn.Module):
@@ -40,7 +40,7 @@ class MultiScaleSpatial(nn.Module):
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Give the output and the map (B, H, W)."""
         q_B2HW = self.squeeze(x_BCHW)
-        gate_B1HW = torch.stack([scale(q_B2HW) for scale in self.scales]).sum(0).sigmoid()
+        gate_B1HW = gate(torch.stack([scale(q_B2HW) for scale in self.scales]).sum(0))
         return x_BCHW * gate_B1HW, gate_B1HW.squeeze(1)
 
     def deployed(self, channels: int) -> nn.Module:
@@ -49,12 +49,12 @@ class MultiScaleSpatial(nn.Module):
 
 
 class _Merged(nn.Module):
-    def __init__(self, gate: MultiScaleSpatial, channels: int) -> None:
+    def __init__(self, source: MultiScaleSpatial, channels: int) -> None:
         super().__init__()
-        scales = [scale for scale in gate.scales if isinstance(scale, nn.Conv2d)]
+        scales = [scale for scale in source.scales if isinstance(scale, nn.Conv2d)]
         reach = max(scale.dilation[0] for scale in scales)
         self.squeeze = nn.Conv2d(channels, 2, 1)
-        self.squeeze.load_state_dict(gate.squeeze.state_dict())
+        self.squeeze.load_state_dict(source.squeeze.state_dict())
         self.spatial = nn.Conv2d(2, 1, 2 * reach + 1, padding=reach)
         with torch.no_grad():
             self.spatial.weight.zero_()
@@ -68,5 +68,5 @@ class _Merged(nn.Module):
         return self.attend(x_BCHW)[0]
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        gate_B1HW = self.spatial(self.squeeze(x_BCHW)).sigmoid()
+        gate_B1HW = gate(self.spatial(self.squeeze(x_BCHW)))
         return x_BCHW * gate_B1HW, gate_B1HW.squeeze(1)

@@ -21,14 +21,14 @@ class SqueezeExcitation(nn.Module):
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
         super().__init__()
         width = squeezed_width(channels, reduction)
-        self.reduce = nn.Conv2d(channels, width, 1)
-        self.expand = nn.Conv2d(width, channels, 1)
+        self.reduce = nn.Linear(channels, width)
+        self.expand = nn.Linear(width, channels)
         start_open(self.expand)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Weigh the channels."""
-        gate_BC11 = self.expand(self.reduce(global_mean(x_BCHW)).relu()).sigmoid()
-        return x_BCHW * gate_BC11  # type: ignore[no-any-return]
+        gate_BC = self.expand(self.reduce(global_mean(x_BCHW).flatten(1)).relu()).sigmoid()
+        return x_BCHW * gate_BC[..., None, None]
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Give the output and the map (B, H, W)."""

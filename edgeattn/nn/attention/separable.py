@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from edgeattn.nn.attention._parts import gate
 from edgeattn.nn.layers import BRANCH, ConvNorm, global_mean
 
 
@@ -56,5 +57,5 @@ class SeparableSigmoid(SeparableSelfAttention):
         self.query = nn.Conv2d(channels, 1, 1)
 
     def _gather(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        a_B1HW = self.query(x_BCHW).sigmoid()
+        a_B1HW = gate(self.query(x_BCHW))
         return global_mean(x_BCHW * a_B1HW), a_B1HW.squeeze(1)

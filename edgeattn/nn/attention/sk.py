@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgeattn.nn.attention._parts import energy, need_odd, squeezed_width
+from edgeattn.nn.attention._parts import energy, gate, need_odd, squeezed_width
 from edgeattn.nn.layers import BRANCH, ConvNorm, global_mean
 
 
@@ -40,7 +40,7 @@ class SelectiveKernel(nn.Module):
         """Mix each channel locally, with its own share of the two kernels."""
         small_BCHW, large_BCHW = self.small(x_BCHW), self.large(x_BCHW)
         z_BR11 = self.reduce(global_mean(small_BCHW + large_BCHW)).relu()
-        share_BC11 = self.select(z_BR11).sigmoid()
+        share_BC11 = gate(self.select(z_BR11))
         return x_BCHW + large_BCHW + share_BC11 * (small_BCHW - large_BCHW)  # type: ignore[no-any-return]
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:

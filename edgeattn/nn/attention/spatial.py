@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgeattn.nn.attention._parts import squeezed_width, start_open
+from edgeattn.nn.attention._parts import gate, squeezed_width, start_open
 
 
 class PointwiseSpatial(nn.Module):
@@ -30,5 +30,5 @@ class PointwiseSpatial(nn.Module):
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Give the output and the map (B, H, W)."""
-        gate_B1HW = self.gate(self.reduce(x_BCHW).relu()).sigmoid()
+        gate_B1HW = gate(self.gate(self.reduce(x_BCHW).relu()))
         return x_BCHW * gate_B1HW, gate_B1HW.squeeze(1)

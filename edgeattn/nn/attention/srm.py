@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeattn.errors import SpecError
-from edgeattn.nn.attention._parts import energy, start_open
+from edgeattn.nn.attention._parts import energy, gate, start_open
 from edgeattn.nn.layers import global_mean
 
 
@@ -36,7 +36,7 @@ class StyleRecalibration(nn.Module):
         mean_BC11 = global_mean(x_BCHW)
         apart_BCHW = x_BCHW - mean_BC11
         std_BC11 = (global_mean(apart_BCHW * apart_BCHW) + self.eps).sqrt()
-        gate_BC11 = self.norm(mean_BC11 * self.weight_mean + std_BC11 * self.weight_std).sigmoid()
+        gate_BC11 = gate(self.norm(mean_BC11 * self.weight_mean + std_BC11 * self.weight_std))
         return x_BCHW * gate_BC11  # type: ignore[no-any-return]
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeattn.nn.attention._parts import need_odd, start_open
+from edgeattn.nn.attention._parts import gate, need_odd, start_open
 from edgeattn.nn.layers import ConvNorm
 
 
@@ -33,19 +33,19 @@ class TripletAttention(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Weigh along each pair of axes."""
         hw_B1HW, ch_BCH1, cw_BC1W = self._gates(x_BCHW)
-        return x_BCHW * (hw_B1HW + ch_BCH1 + cw_BC1W)
+        return x_BCHW * ((hw_B1HW + ch_BCH1 + cw_BC1W) * (1 / 3))
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Give the output and the map (B, H, W)."""
         hw_B1HW, ch_BCH1, cw_BC1W = self._gates(x_BCHW)
-        map_BHW = hw_B1HW.squeeze(1) + ch_BCH1.mean(1) + cw_BC1W.mean(1)
-        return x_BCHW * (hw_B1HW + ch_BCH1 + cw_BC1W), map_BHW
+        map_BHW = (hw_B1HW.squeeze(1) + ch_BCH1.mean(1) + cw_BC1W.mean(1)) * (1 / 3)
+        return x_BCHW * ((hw_B1HW + ch_BCH1 + cw_BC1W) * (1 / 3)), map_BHW
 
     def _gates(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A third of each gate: (B, 1, H, W), (B, C, H, 1) and (B, C, 1, W)."""
-        hw_B1HW = self.hw(_reduced(x_BCHW, 1)).sigmoid() * (1 / 3)
-        ch_B1CH = self.ch(_reduced(x_BCHW, 3)).sigmoid() * (1 / 3)
-        cw_B1CW = self.cw(_reduced(x_BCHW, 2)).sigmoid() * (1 / 3)
+        """The gates: (B, 1, H, W), (B, C, H, 1) and (B, C, 1, W)."""
+        hw_B1HW = gate(self.hw(_reduced(x_BCHW, 1)))
+        ch_B1CH = gate(self.ch(_reduced(x_BCHW, 3)))
+        cw_B1CW = gate(self.cw(_reduced(x_BCHW, 2)))
         return hw_B1HW, ch_B1CH.squeeze(1).unsqueeze(3), cw_B1CW.squeeze(1).unsqueeze(2)
 
 

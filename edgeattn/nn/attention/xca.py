@@ -41,9 +41,8 @@ class CrossCovarianceAttention(nn.Module):
         q_BhDN, k_BhDN, v_BhDN = (
             in_heads(projection(x_BCHW), self.num_heads) for projection in (self.query, self.key, self.value)
         )
-        k_BhND = k_BhDN.transpose(-2, -1)
-        norms_BhDD = _norm(q_BhDN, -1) * _norm(k_BhND, -2)
-        weights_BhDD = (q_BhDN @ k_BhND * (self.temperature / norms_BhDD)).softmax(-1)
+        norms_BhDD = _norm(q_BhDN) * _norm(k_BhDN).transpose(-2, -1)  # K itself is turned by the product alone
+        weights_BhDD = (q_BhDN @ k_BhDN.transpose(-2, -1) * (self.temperature / norms_BhDD)).softmax(-1)
         return x_BCHW + self.project((weights_BhDD @ v_BhDN).reshape(x_BCHW.shape))  # type: ignore[no-any-return]
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,5 +51,5 @@ class CrossCovarianceAttention(nn.Module):
         return y_BCHW, energy(y_BCHW)
 
 
-def _norm(x: Tensor, dim: int) -> Tensor:
-    return ((x * x).sum(dim, keepdim=True) + EPSILON).sqrt()
+def _norm(x_BhDN: Tensor) -> Tensor:
+    return ((x_BhDN * x_BhDN).sum(-1, keepdim=True) + EPSILON).sqrt()

@@ -30,8 +30,8 @@ def array(tensor: Tensor) -> Array:
 
 
 def conv1x1(layer: nn.Module, x_C: Array) -> Array:
-    """A pointwise convolution (with or without bias) of one vector."""
-    weight = array(layer.weight)[:, :, 0, 0]
+    """A linear layer or pointwise convolution (with or without bias) of one vector."""
+    weight = array(layer.weight).reshape(layer.weight.shape[:2])
     bias = 0 if layer.bias is None else array(layer.bias)
     return np.array([sum(weight[o, i] * x_C[i] for i in range(len(x_C))) for o in range(len(weight))]) + bias
 

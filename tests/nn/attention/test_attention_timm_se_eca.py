@@ -15,8 +15,8 @@ from edgeattn.nn.attention.se import SqueezeExcitation
 def test_se_equals_timm(channels: int) -> None:
     ours, x = warmed(SqueezeExcitation(channels), channels), torch.randn(2, channels, 6, 5)
     theirs = timm_module("timm.layers").SEModule(channels).eval()
-    theirs.fc1.load_state_dict(ours.reduce.state_dict())
-    theirs.fc2.load_state_dict(ours.expand.state_dict())
+    for conv, linear in ((theirs.fc1, ours.reduce), (theirs.fc2, ours.expand)):
+        conv.load_state_dict({"weight": linear.weight[..., None, None], "bias": linear.bias})
     assert (ours(x) - theirs(x)).abs().max() <= 1e-5
 
 
