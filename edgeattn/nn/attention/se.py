@@ -28,7 +28,7 @@ class SqueezeExcitation(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Weigh the channels."""
         gate_BC = self.expand(self.reduce(global_mean(x_BCHW).flatten(1)).relu()).sigmoid()
-        return x_BCHW * gate_BC[..., None, None]
+        return x_BCHW * gate_BC[..., None, None]  # type: ignore[no-any-return]
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Give the output and the map (B, H, W)."""

@@ -37,7 +37,7 @@ class StyleRecalibration(nn.Module):
         apart_BCHW = x_BCHW - mean_BC11
         std_BC11 = (global_mean(apart_BCHW * apart_BCHW) + self.eps).sqrt()
         gate_BC11 = gate(self.norm(mean_BC11 * self.weight_mean + std_BC11 * self.weight_std))
-        return x_BCHW * gate_BC11  # type: ignore[no-any-return]
+        return x_BCHW * gate_BC11
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Give the output and the map (B, H, W)."""
