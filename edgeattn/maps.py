@@ -129,10 +129,3 @@ def _ranks(values: NDArray[Any]) -> Maps:
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return np.asarray((last - (counts - 1) / 2)[group] - (len(values) + 1) / 2, np.float64)
-
-
-def energy_inside(map_hw: NDArray[Any], mask_HW: NDArray[np.bool_]) -> float:
-    """Share of a map's attention (h, w) that lies inside a mask (H, W) over the same part of the picture, 0 to 1."""
-    height, width = map_hw.shape
-    covered = cv2.resize(mask_HW.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    return float((normalise(map_hw) * covered).sum())

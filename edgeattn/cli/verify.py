@@ -13,14 +13,14 @@ from edgeattn.cli.common import console, say, write_json
 from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
-    from edgeattn.deploy.verify import Report, Result
-    from edgeattn.imaging import Picture
+    from edgeattn.deploy.verify import Report, Result, Shown
     from edgeattn.spec import Spec
 
 NONE = "none"
 """Name of the class folder that holds pictures of none of the labels, beside the spec's own name for that."""
 FLIPS_SHOWN = 5
 """Most pictures named that an artefact answers otherwise than float."""
+COLUMNS = ["artefact", "top-1 %", "as float %", "loss, points", "maps", "ms", "verdict"]
 EXIT_CODES = {"passed": 0, "failed": 1, "cannot tell": 3}
 
 
@@ -34,6 +34,13 @@ def verify(
     precision: Annotated[str | None, typer.Option(help="Only this precision: float or int8.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute one inference.")] = None,
     max_loss: Annotated[float, typer.Option(min=0.0, max=1.0, help="Top-1 that int8 may lose, as a fraction.")] = 0.01,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Where to look: a folder of masks or gaze maps that mirrors --data, or boxes.json."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a report with pictures to this file, worst cases first.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
 ) -> None:
     """Measure every artefact of a bundle, the saved file through its engine, and judge it against float."""
@@ -41,8 +48,10 @@ def verify(
     from edgeattn.deploy.verify import verify as measure
     from edgeattn.timing import environment
 
+    if (masks or html) and not data:
+        raise DataError(f"{'--masks' if masks else '--html'} needs pictures; give them with --data DIR")
     loaded = load(bundle)
-    pictures = Pictures(data, loaded.spec) if data else None
+    pictures = Pictures(data, loaded.spec, masks) if data else None
     report = measure(
         loaded,
         iter(pictures) if pictures else None,
@@ -54,13 +63,26 @@ def verify(
     what = f"{report.n} pictures of {data}" if pictures else "the maker's golden inputs alone (pictures: --data DIR)"
     say(f"{loaded.name} on {what}")
     console.print(table(report))
+    for line in figures(report):
+        say(line)
     for line in remarks(report):
         say(line)
     payload = report.json() | {"environment": environment()}
     if pictures:
+        if pictures.untold:
+            say(
+                f"{masks} does not tell where to look on {pictures.untold} of the pictures: they count for the answers alone"
+            )
         for path, reason in pictures.skipped:
             say(f"skipped {path}: {reason}")
         _name_flips(report, payload, pictures)
+    if pictures and html:
+        from edgeattn.cli.verify_report import write_report
+
+        write_report(
+            html, loaded, report, pictures.names, [COLUMNS, *[[*_cells(r), r.verdict] for r in report.results]]
+        )
+        say(f"report: {html}")
     write_json(json, payload)
     verdict_exit(report)
 
@@ -68,14 +90,15 @@ def verify(
 class Pictures:
     """The labelled pictures of a folder, in a seeded random order, read one at a time."""
 
-    def __init__(self, root: Path, spec: Spec) -> None:
+    def __init__(self, root: Path, spec: Spec, masks: Path | None = None) -> None:
         """List the pictures under `root`: in class folders named as the labels, or, without folders, not labelled.
 
         Raises:
-            DataError: no pictures, or a folder that is no label.
+            DataError: no pictures, a folder that is no label, or masks that are none.
         """
         import numpy as np
 
+        from edgeattn.datasets.targets import check_targets, open_targets
         from edgeattn.imaging import list_pictures
 
         if not root.is_dir():
@@ -85,12 +108,15 @@ class Pictures:
         if not listed:
             raise DataError(f"{root} holds no pictures; give a folder of class folders, or of pictures")
         self._listed = [listed[i] for i in np.random.default_rng(0).permutation(len(listed))]
+        self._targets = open_targets(masks, root) if masks else None
+        self.untold = check_targets(self._targets, [path for path, _ in self._listed]) if self._targets else 0
+        """Pictures of which the masks do not tell where to look."""
         self.names: list[Path] = []
         """Pictures given so far."""
         self.skipped: list[tuple[Path, str]] = []
         """Pictures that cannot be read, and why."""
 
-    def __iter__(self) -> Iterator[tuple[Picture, int | None]]:
+    def __iter__(self) -> Iterator[Shown]:
         from edgeattn.errors import PictureError
         from edgeattn.imaging import read_picture
 
@@ -100,8 +126,9 @@ class Pictures:
             except PictureError as error:
                 self.skipped.append((path, str(error).removeprefix(f"{path}: ")))
                 continue
+            where = self._targets.of(path, picture.shape) if self._targets else None
             self.names.append(path)
-            yield picture, label
+            yield (picture, label) if where is None else (picture, label, where)
         if not self.names:
             raise DataError(f"none of the {len(self.skipped)} pictures can be read; the first: {self.skipped[0][1]}")
 
@@ -129,8 +156,7 @@ def _labelled(root: Path, folders: Sequence[Path], spec: Spec) -> list[tuple[Pat
 
 def table(report: Report) -> Table:
     """The report as a table for the screen."""
-    columns = ["artefact", "top-1 %", "as float %", "loss, points", "maps", "ms", "verdict"]
-    drawn = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    drawn = Table(*COLUMNS, box=None, pad_edge=False, header_style="bold")
     for result in report.results:
         style = {"passed": "green", "failed": "red"}.get(result.verdict, "yellow")
         drawn.add_row(*_cells(result), f"[{style}]{result.verdict}[/]")
@@ -148,6 +174,26 @@ def _cells(result: Result) -> list[str]:
         "-" if result.map_js is None else f"{result.map_js:.3f}",
         "-" if result.latency_ms is None else f"{result.latency_ms:.2f}",
     ]
+
+
+def figures(report: Report) -> list[str]:
+    """What the table has no room for: the means over classes, calibration, and where it looks."""
+    lines = []
+    for r in report.results:
+        parts = []
+        if r.macro is not None and r.calibration_error is not None:
+            parts.append(
+                f"precision {100 * r.macro.precision:.1f}, recall {100 * r.macro.recall:.1f}, F1 {100 * r.macro.f1:.1f} % "
+                f"(macro), calibration error {100 * r.calibration_error:.1f} points"
+            )
+        if r.looking:
+            parts.append(
+                f"looks: {100 * r.looking['energy_inside']:.0f} % inside, points inside on "
+                f"{100 * r.looking['pointing']:.0f} %, KL {r.looking['kl']:.2f}, cosine {r.looking['cosine']:.2f}"
+            )
+        if parts:
+            lines.append(f"{r.engine} {r.precision}: {'; '.join(parts)}")
+    return lines
 
 
 def remarks(report: Report) -> list[str]:

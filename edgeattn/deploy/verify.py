@@ -30,14 +30,17 @@ from edgeattn.engines import NAMES, PRECISIONS, check_names, open_artefact
 from edgeattn.engines.base import Array, Engine
 from edgeattn.engines.choose import AGREEMENT, makers_agreement
 from edgeattn.errors import BundleError, DataError, EngineError
-from edgeattn.evaluation import significance
+from edgeattn.evaluation import classify, looking, significance
 from edgeattn.evaluation.significance import Gate, Verdict
-from edgeattn.imaging import Picture, prepare
+from edgeattn.imaging import Picture, crop_box, prepare
 from edgeattn.spec import Artefact, Spec, to_json
 from edgeattn.tasks import decode
 from edgeattn.timing import NS_PER_MS, Clock, monotonic_ns
 
 SCHEMA = "edgeattn.verify/1"
+
+Shown = tuple[Picture, int | None] | tuple[Picture, int | None, Array]
+"""A picture, its label, and where to look on it if that is told."""
 
 MAX_LOSS = 0.01
 """Greatest loss of top-1 against float that passes."""
@@ -79,8 +82,20 @@ class Result:
     """Median rank correlation of its maps with float's; None: no maps."""
     latency_ms: float | None = None
     """Median time of one inference with maps, all artefacts in turns."""
+    macro: classify.Macro | None = None
+    """Precision, recall and F1, each class counting the same; None: no labels."""
+    calibration_error: float | None = None
+    """Mean gap between the answers' probabilities and the share of right ones (ECE); None: no labels."""
+    looking: Mapping[str, float] = field(default_factory=dict)
+    """How well the mean of its maps tells where to look (see `evaluation.looking`), means over the pictures with a truth."""
+    classes: tuple[classify.ClassScore, ...] = ()
+    """Scores class by class; empty: no labels."""
     flips: tuple[int, ...] = ()
     """Places, in the data, of the pictures that it answers otherwise than the float reference."""
+    answers: tuple[int, ...] = field(default=(), repr=False)
+    """Its answers in the order of the data: indices of labels, -1 for none of them."""
+    scores: tuple[float, ...] = field(default=(), repr=False)
+    """The answers' probabilities, likewise."""
     gates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Gates by name: figures and `verdict`."""
 
@@ -102,6 +117,8 @@ class Report:
     """Pictures."""
     results: tuple[Result, ...]
     """One an artefact."""
+    truth: tuple[int, ...] = field(default=(), repr=False)
+    """The labels in the order of the data; empty: none."""
 
     @property
     def verdict(self) -> Verdict:
@@ -111,6 +128,8 @@ class Report:
     def json(self) -> dict[str, Any]:
         """The report as other programs read it."""
         rows = [to_json(result) | {"verdict": result.verdict} for result in self.results]
+        for row in rows:  # a line a picture would bury the figures
+            del row["answers"], row["scores"]
         head = {"schema": SCHEMA, "bundle": self.bundle, "digest": self.digest, "n": self.n, "verdict": self.verdict}
         return head | {"results": rows}
 
@@ -122,7 +141,7 @@ def gates(result: Result) -> dict[str, dict[str, Any]]:
 
 def verify(
     bundle: Bundle,
-    data: Iterable[tuple[Picture, int | None]] | None = None,
+    data: Iterable[Shown] | None = None,
     *,
     engines: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
@@ -137,8 +156,9 @@ def verify(
     Args:
         bundle: the model.
         data: pictures, (H, W, 3) BGR bytes, each with its label's index (-1: none of the labels; None on all: not
-            labelled). A sequence is taken in a seeded random order, anything else as it comes, which should be mixed.
-            None: check the golden inputs alone.
+            labelled), and where to look on it, (H, W), all zero where it is not known, if there is such a thing. A
+            sequence is taken in a seeded random order, anything else as it comes, which should be mixed. None: check the
+            golden inputs alone.
         engines: measure these engines only.
         precisions: measure these precisions only (float is run beside them, as the reference).
         threads: threads that compute one inference; None: the default.
@@ -159,7 +179,9 @@ def verify(
         order = [reference, *(run for run in runs if run.engine and run is not reference)]
         seen = _Seen() if data is None else _measure(bundle.spec, data, order, clock)
         results = tuple(_result(bundle, run, reference, seen, bounds) for run in runs)
-    return Report(str(bundle.path), bundle.digest(), len(seen.labels), results)
+    truth = seen.truth()
+    ordered = () if truth is None else tuple(truth[seen.in_order()].tolist())
+    return Report(str(bundle.path), bundle.digest(), len(seen.labels), results, ordered)
 
 
 @dataclass(frozen=True)
@@ -185,6 +207,10 @@ class _Seen:
         known = [label for label in self.labels if label is not None]
         return np.array(known) if known else None
 
+    def in_order(self) -> NDArray[np.int64]:
+        """The places of the measured pictures, sorted: what turns a list of figures into the data's order."""
+        return np.argsort(np.array(self.places, np.int64), kind="stable")
+
 
 @dataclass
 class _Run:
@@ -195,6 +221,9 @@ class _Run:
     failure: str = ""
     """Why it does not open."""
     answers: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    looking: dict[str, list[float]] = field(default_factory=dict)
+    """Per measure of `looking`: a figure a picture with a truth."""
     times_ms: list[float] = field(default_factory=list)
     divergences: dict[str, list[float]] = field(default_factory=dict)
     """Per map: divergences, in bits, from the reference's."""
@@ -238,12 +267,12 @@ def _reference(bundle: Bundle, runs: Sequence[_Run], threads: int | None, stack:
     raise BundleError(f"{bundle.path}: no float artefact to compare with ({why})")
 
 
-def _measure(spec: Spec, data: Iterable[tuple[Picture, int | None]], order: Sequence[_Run], clock: Clock) -> _Seen:
+def _measure(spec: Spec, data: Iterable[Shown], order: Sequence[_Run], clock: Clock) -> _Seen:
     """Run all (the reference first in `order`) on every picture."""
     seen = _Seen()
     names = [m.output for m in spec.maps]
     previous: Mapping[str, Array] = {}
-    for i, (at, (picture, label)) in enumerate(_mixed(data)):
+    for i, (at, (picture, label, *where)) in enumerate(_mixed(data)):
         _check_label(label, at, seen, spec)
         seen.places.append(at)
         seen.labels.append(label)
@@ -260,19 +289,37 @@ def _measure(spec: Spec, data: Iterable[tuple[Picture, int | None]], order: Sequ
                     _note(run.divergences, name, attention.js_divergence(own[name], outputs[0][name]))
                     _note(run.ranks, name, attention.rank_correlation(own[name], outputs[0][name]))
             previous = outputs[0]
+            if names and where:
+                _look(picture, where[0], order, outputs, spec)
     if not seen.labels:
         raise DataError("there are no pictures to verify on; give a folder that holds some")
     return seen
 
 
-def _mixed(data: Iterable[tuple[Picture, int | None]]) -> Iterator[tuple[int, tuple[Picture, int | None]]]:
+def _look(
+    picture: Picture, where: Array, order: Sequence[_Run], outputs: Sequence[Mapping[str, Array]], spec: Spec
+) -> None:
+    """Note how well each artefact's mean map tells where to look, on the part of the picture that the model sees."""
+    x, y, w, h = crop_box(picture.shape[0], picture.shape[1], spec.input)
+    seen = where[y : y + h, x : x + w].astype(np.float64)
+    if not seen.any():
+        return
+    for run, own in zip(order, outputs, strict=True):
+        found = attention.mean_map({m.output: own[m.output] for m in spec.maps})
+        _note(run.looking, "energy_inside", np.float64(looking.energy_inside(found, seen > 0)))
+        _note(run.looking, "pointing", np.float64(looking.pointing(found, seen > 0)))
+        _note(run.looking, "kl", np.float64(looking.kl(found, seen)))
+        _note(run.looking, "cosine", np.float64(looking.cosine(found, seen)))
+
+
+def _mixed(data: Iterable[Shown]) -> Iterator[tuple[int, Shown]]:
     """The pictures with their places: a sequence shuffled, since maps of the same class in a row are too much alike."""
     if isinstance(data, Sequence):
         return ((int(at), data[int(at)]) for at in np.random.default_rng(0).permutation(len(data)))
     return enumerate(data)
 
 
-def _note(series: dict[str, list[float]], name: str, figure: NDArray[np.float64]) -> None:
+def _note(series: dict[str, list[float]], name: str, figure: NDArray[np.float64] | np.float64) -> None:
     series.setdefault(name, []).append(figure.item())
 
 
@@ -282,7 +329,9 @@ def _infer(run: _Run, image: Array, spec: Spec, clock: Clock) -> dict[str, Array
     outputs = run.engine.infer(image)
     run.times_ms.append((clock() - before) / NS_PER_MS)
     finite = all(np.isfinite(value).all() for value in outputs.values())
-    run.answers.append(decode(outputs, spec).index if finite else BROKEN)
+    answer = decode(outputs, spec) if finite else None
+    run.answers.append(answer.index if answer else BROKEN)
+    run.scores.append(answer.score if answer else 0.0)
     return outputs
 
 
@@ -296,7 +345,7 @@ def _check_label(label: int | None, at: int, seen: _Seen, spec: Spec) -> None:
 
 
 def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bounds) -> Result:
-    artefact, engine, n = run.artefact, run.engine, len(seen.labels)
+    artefact, engine, n, spec = run.artefact, run.engine, len(seen.labels), bundle.spec
     if engine is None:
         failed = {"load": {"verdict": "failed", "reason": run.failure}}
         return Result(artefact.engine, artefact.precision, n=n, gates=failed)
@@ -304,18 +353,24 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
     truth, answers, expected = seen.truth(), np.array(run.answers), np.array(reference.answers)
     flips = tuple(sorted(seen.places[i] for i in np.flatnonzero(answers != expected)))
     drift, ranks = _map_drift(run, seen), [*itertools.chain(*run.ranks.values())]
-    known = {"golden_agreement": golden["agreement"]} if golden else {}  # what another machine is held to
+    agreed = {"golden_agreement": golden["agreement"]} if golden else {}  # what another machine is held to
     judged: dict[str, Any] = {}
     if BROKEN in run.answers:
         judged["finite"] = {"verdict": "failed", "pictures": run.answers.count(BROKEN)}
     if golden and (artefact.precision == "float" or not n):
         judged["golden"] = golden
     elif truth is not None and run is not reference:
-        judged["loss"] = _plain(significance.loss_gate(expected == truth, answers == truth, bounds.loss)) | known
+        judged["loss"] = _plain(significance.loss_gate(expected == truth, answers == truth, bounds.loss)) | agreed
     elif n and run is not reference:
-        judged["flips"] = _plain(significance.proportion_gate(len(flips), n, bounds.flips)) | known
+        judged["flips"] = _plain(significance.proportion_gate(len(flips), n, bounds.flips)) | agreed
     if artefact.precision == "int8" and len(drift):
         judged["maps"] = _plain(significance.median_gate(drift, bounds.map_js))
+    ordered = seen.in_order()
+    scores = np.array(run.scores)
+    classes: tuple[classify.ClassScore, ...] = ()
+    if truth is not None:
+        known = np.where(answers == BROKEN, -1, answers)
+        classes = tuple(classify.per_class(classify.confusion(truth, known, len(spec.labels)), spec.labels))
     return Result(
         artefact.engine,
         artefact.precision,
@@ -327,7 +382,13 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
         map_js=statistics.median(drift) if len(drift) else None,
         map_rank=statistics.median(ranks) if ranks else None,
         latency_ms=statistics.median(run.times_ms) if n else None,
+        macro=classify.macro(classes) if classes else None,
+        calibration_error=classify.calibration(scores, answers == truth).error if truth is not None else None,
+        looking={name: statistics.fmean(values) for name, values in run.looking.items()},
+        classes=classes,
         flips=flips,
+        answers=tuple(answers[ordered].tolist()) if n else (),
+        scores=tuple(scores[ordered].tolist()) if n else (),
         gates=judged,
     )
 

@@ -5,6 +5,7 @@ Legend of shapes: N pictures, K labels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,6 +60,52 @@ def per_class(counts: NDArray[np.int64], labels: Sequence[str]) -> list[ClassSco
         f1 = 2 * precision * recall / (precision + recall) if right[i] else 0.0
         scores.append(ClassScore(label, int(pictures[i]), precision, recall, f1))
     return scores
+
+
+@dataclass(frozen=True)
+class Macro:
+    """Means over the classes that occur, each counting the same."""
+
+    precision: float
+    """Mean precision."""
+    recall: float
+    """Mean recall: the balanced accuracy."""
+    f1: float
+    """Mean F1."""
+
+
+def macro(scores: Sequence[ClassScore]) -> Macro:
+    """Means over the classes that have pictures; NaN where none has."""
+    held = [score for score in scores if score.n]
+    if not held:
+        return Macro(math.nan, math.nan, math.nan)
+    return Macro(*(float(np.mean([getattr(s, name) for s in held])) for name in ("precision", "recall", "f1")))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether an answer given with 80 % is right in 80 % of the cases (Guo et al. 2017, arXiv:1706.04599)."""
+
+    error: float
+    """Expected calibration error: mean gap between confidence and accuracy over the bins, by their pictures."""
+    confidence: tuple[float, ...]
+    """Mean confidence of each bin that holds pictures."""
+    accuracy: tuple[float, ...]
+    """Share of right answers in each."""
+    n: tuple[int, ...]
+    """Pictures in each."""
+
+
+def calibration(confidence_N: NDArray[np.floating], right_N: NDArray[np.bool_], bins: int = 15) -> Calibration:
+    """Calibration over `bins` equal ranges of the answer's probability; the error is NaN without pictures."""
+    confidence, right = np.asarray(confidence_N, np.float64), np.asarray(right_N, bool)
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    held = [place == i for i in range(bins) if (place == i).any()]
+    means = tuple(float(confidence[chosen].mean()) for chosen in held)
+    shares = tuple(float(right[chosen].mean()) for chosen in held)
+    counts = tuple(int(chosen.sum()) for chosen in held)
+    gaps = [n * abs(c - a) for n, c, a in zip(counts, means, shares, strict=True)]
+    return Calibration(sum(gaps) / len(right) if len(right) else math.nan, means, shares, counts)
 
 
 def confusion_text(counts: NDArray[np.int64], labels: Sequence[str]) -> str:

@@ -151,3 +151,49 @@ def test_info_says_what_is_in_a_bundle(tiny_int8_bundle: Bundle, tmp_path: Path)
 def test_info_refuses_what_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"bundle\.json is missing"):
         typed("info", tmp_path)
+
+
+def test_masks_tell_how_well_it_looks(tiny_int8_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    for path in folder.rglob("*.png"):
+        mask = np.zeros(cv2.imread(str(path)).shape[:2], np.uint8)
+        mask[: len(mask) // 2] = 255
+        (tmp_path / "masks" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "masks" / path.parent.name / path.name), mask)
+    result = typed(
+        "verify", tiny_int8_bundle.path, "--data", folder, "--masks", tmp_path / "masks", "--json", tmp_path / "v.json"
+    )
+    assert result.exit_code == 0, result.output
+    assert "does not tell where to look on 1 of the pictures" in result.output  # the broken one
+    assert result.output.count("% inside, points inside on") == 4
+    for row in json.loads((tmp_path / "v.json").read_text())["results"]:
+        assert 0.0 <= row["looking"]["energy_inside"] <= 1.0
+        assert row["macro"]["f1"] == 1.0
+        assert [score["recall"] for score in row["classes"]] == [1.0] * len(tiny.LABELS)
+        assert 0.0 <= row["calibration_error"] <= 1.0
+        assert "answers" not in row
+    with pytest.raises(DataError, match=r"--masks needs pictures"):
+        typed("verify", tiny_int8_bundle.path, "--masks", tmp_path)
+
+
+def test_the_report_shows_the_worst_first(tiny_int8_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "pictures" / tiny.LABELS[0]
+    for label in tiny.LABELS[1:]:
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for path in sorted((folder / label).glob("*.png"))[:20]:
+            (tmp_path / "pictures" / label / path.name).write_bytes(path.read_bytes())
+    wrong.mkdir()
+    stray = sorted((folder / tiny.LABELS[1]).glob("*.png"))[30]
+    (wrong / "stray.png").write_bytes(stray.read_bytes())
+    html = tmp_path / "report.html"
+    result = typed("verify", tiny_int8_bundle.path, "--data", tmp_path / "pictures", "--html", html)
+    assert f"report: {html}" in result.output
+    page = html.read_text()
+    assert "Worst first: 1 wrong of" in page
+    first = page.split("<figcaption>")[1]
+    assert "stray.png" in first
+    assert 'class="wrong"' in first
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    for part in ("Calibration", "Confusion", "Class by class", "Insertion", "Deletion"):
+        assert f"<h2>{part}</h2>" in page
+    assert page.count("data:image/jpeg;base64,") == 2 * min(24, 1 + 20 * (len(tiny.LABELS) - 1))

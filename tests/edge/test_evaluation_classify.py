@@ -59,3 +59,19 @@ def test_with_many_labels_the_text_names_what_is_confused_most() -> None:
         "label 3 taken for label 7: 5 of 15",
         "label 20 taken for label 1: 2 of 12",
     ]
+
+
+def test_macro_counts_every_class_that_occurs_the_same() -> None:
+    scores = classify.per_class(classify.confusion(TRUTH, ANSWER, 4), (*LABELS, "yak"))
+    macro = classify.macro(scores)
+    assert macro.recall == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert macro.precision == pytest.approx((1 + 0.5 + 0) / 3)
+    assert math.isnan(classify.macro([]).f1)
+
+
+def test_calibration_error_by_hand() -> None:
+    """Two bins: 0.6 sure and half right, 1.0 sure and all right."""
+    found = classify.calibration(np.array([0.6, 0.6, 1.0, 1.0]), np.array([True, False, True, True]), bins=10)
+    assert found.error == pytest.approx((2 * 0.1 + 2 * 0.0) / 4)
+    assert (found.confidence, found.accuracy, found.n) == (pytest.approx((0.6, 1.0)), (0.5, 1.0), (2, 2))
+    assert math.isnan(classify.calibration(np.zeros(0), np.zeros(0, bool)).error)

@@ -86,16 +86,6 @@ def test_rank_correlation_of_constant_maps() -> None:
     assert maps.rank_correlation(np.stack([flat, sloped]), np.stack([sloped, sloped])).tolist() == pytest.approx([0, 1])
 
 
-def test_energy_inside_a_mask() -> None:
-    mask = np.zeros((40, 40), bool)
-    mask[:, :20] = True
-    assert maps.energy_inside(one_hot(1, 0), mask) == 1.0
-    assert maps.energy_inside(one_hot(1, 3), mask) == 0.0
-    assert maps.energy_inside(np.ones((4, 4)), mask) == pytest.approx(0.5)
-    mask[:, :5] = False  # half of the first column of cells
-    assert maps.energy_inside(one_hot(1, 0), mask) == pytest.approx(0.5)
-
-
 def test_mean_map_weighs_blocks_equally_whatever_their_scale_and_size() -> None:
     mean = maps.mean_map({"a": 1000 * one_hot(0, 0)[None], "b": one_hot(3, 3)})
     np.testing.assert_allclose(mean, (one_hot(0, 0) + one_hot(3, 3)) / 2)
