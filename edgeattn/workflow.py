@@ -23,8 +23,9 @@ from edgeattn.evaluation.significance import Gate, loss_gate
 from edgeattn.nn.model import LITE
 from edgeattn.spec import to_json
 from edgeattn.train.loader import TrainingData
-from edgeattn.train.loop import Trained, answers, train, views_per_second, weights_attributions
+from edgeattn.train.loop import answers, train, views_per_second
 from edgeattn.train.recipe import Recipe, load_recipe
+from edgeattn.train.runs import Trained, weights_attributions
 
 Say = Callable[[str], None]
 

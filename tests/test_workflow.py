@@ -10,7 +10,7 @@ import pytest
 from edgeattn import workflow
 from edgeattn.nn.attention import ATTENTIONS
 from edgeattn.train import Recipe, Trained, TrainingData
-from edgeattn.train.loop import check
+from edgeattn.train.runs import check
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

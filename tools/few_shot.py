@@ -21,9 +21,9 @@ from scipy import stats  # type: ignore[import-untyped]  # scikit-learn brings i
 
 from edgeattn import workflow
 from edgeattn.datasets.folder import Sample
-from edgeattn.train import Recipe, TrainingData, train
+from edgeattn.train import Recipe, Trained, TrainingData, train
 from edgeattn.train.loader import FolderViews, PictureFiles
-from edgeattn.train.loop import Trained, answers
+from edgeattn.train.loop import answers
 
 LABELS = tuple("0123456789")
 PEOPLE = 8

@@ -22,7 +22,8 @@ import numpy as np
 from edgeattn import workflow
 from edgeattn._cv2 import cv2
 from edgeattn.imaging import Picture, read_picture
-from edgeattn.train.loop import Trained, answers
+from edgeattn.train import Trained
+from edgeattn.train.loop import answers
 from edgeattn.train.sources import open_data
 
 LEAST_SIDE = 16

@@ -19,7 +19,7 @@ def export(
     """Export a run to ONNX for both engines and check it against torch on real pictures."""
     need_training("edgeattn export")
     from edgeattn.spec import to_json
-    from edgeattn.train.loop import load_run
+    from edgeattn.train.runs import load_run
     from edgeattn.train.sources import open_data
     from edgeattn.workflow import export_run
 

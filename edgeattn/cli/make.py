@@ -37,8 +37,8 @@ def make(
     """Train, distil, export, quantize and verify a model on your own pictures, and print the line that runs it."""
     need_training("edgeattn make")
     from edgeattn import workflow
-    from edgeattn.train.loop import check
     from edgeattn.train.recipe import override
+    from edgeattn.train.runs import check
     from edgeattn.train.sources import open_data
 
     name = photos.resolve().name

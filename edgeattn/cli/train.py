@@ -19,8 +19,21 @@ def train(
     ] = "pico",
     attention: Annotated[str, typer.Option(help="A name of `edgeattn attentions`, or package.module:Class.")] = "coord",
     imgsz: Annotated[int, typer.Option(help="Side of the square input, in pixels.")] = 96,
-    teacher: Annotated[str, typer.Option(help="Folder of the teacher's run, or none.")] = "none",
-    distill: Annotated[str, typer.Option(help="kd or dkd: what the teacher teaches by.")] = "kd",
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="A run's folder, a bundle, an .onnx file, timm:NAME@FILE, package.module:function; several by commas."
+        ),
+    ] = "none",
+    distill: Annotated[
+        str, typer.Option(help="What the teacher teaches by: kd, dkd, dist, rkd, at, cwd, mgd, maps; joined by +.")
+    ] = "kd",
+    supervise: Annotated[
+        str, typer.Option(help="Teach attention where to look: kl, ce, bce or cosine against --targets.")
+    ] = "none",
+    targets: Annotated[
+        str, typer.Option(help="Where to look: a folder of masks or gaze maps that mirrors DATA, or boxes.json.")
+    ] = "none",
     epochs: Annotated[int, typer.Option(help="Times that every picture is seen.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
@@ -32,9 +45,9 @@ def train(
     """Train a model; the run's folder keeps the recipe, the metrics, the weights and the last checkpoint."""
     need_training("edgeattn train")
     from edgeattn.spec import to_json
-    from edgeattn.train.loop import check
     from edgeattn.train.loop import train as fit
     from edgeattn.train.recipe import Recipe, override
+    from edgeattn.train.runs import check
     from edgeattn.train.sources import open_data
 
     recipe = override(
@@ -45,6 +58,8 @@ def train(
             imgsz=imgsz,
             teacher=teacher,
             distill=distill,
+            supervise=supervise,
+            targets=targets,
             epochs=epochs,
             seed=seed,
         ),

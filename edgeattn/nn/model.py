@@ -13,7 +13,7 @@ from edgeattn.nn.cost import PLAIN, equal_cost
 from edgeattn.nn.heads import ClassificationHead
 from edgeattn.nn.lite import Lite
 from edgeattn.nn.named import resolve
-from edgeattn.nn.pretrained import PRETRAINED
+from edgeattn.nn.pretrained import PRETRAINED, TIMM, Timm
 
 LITE = "lite"
 """The backbone that starts from ImageNet weights."""
@@ -42,7 +42,15 @@ class Classifier(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits (B, K)."""
-        return self.head(self.backbone(x_BCHW))  # type: ignore[no-any-return]
+        return self.forward_head(self.forward_features(x_BCHW))
+
+    def forward_features(self, x_BCHW: Tensor) -> Tensor:
+        """Features (B, C, h, w) of the last stage; named as timm's models name it."""
+        return self.backbone(x_BCHW)  # type: ignore[no-any-return]
+
+    def forward_head(self, features_BChw: Tensor) -> Tensor:
+        """Logits (B, K) of features."""
+        return self.head(features_BChw)  # type: ignore[no-any-return]
 
     def attend(self, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits (B, K), and the map (B, h, w) of every attention block by its path; no maps without attention."""
@@ -69,7 +77,8 @@ def build_model(
 ) -> nn.Module:
     """Build a model by name: a size of EdgeMeta, `lite`, a pretrained net, or a factory `package.module:function`.
 
-    A factory is called as `f(classes)`.
+    A factory is called as `f(classes)`. A model of timm, where it is installed, is `timm:NAME`, `timm:NAME@FILE` with the
+    weights of a checkpoint, or `timm:NAME@pretrained`.
 
     With `equal_cost_to="plain"` the perceptrons give way until parameters and MACs are those of the net without attention.
 
@@ -86,6 +95,8 @@ def build_model(
             raise NameNotFoundError("equal_cost_to", equal_cost_to, (PLAIN,))
         hidden = equal_cost(name, attention, imgsz) if equal_cost_to else None
         return Classifier(classes, size=name, attention=attention, imgsz=imgsz, dropout=dropout, hidden=hidden)
+    if name.startswith(TIMM):
+        return Timm(name.removeprefix(TIMM), classes)
     model = resolve("model", name, {**dict.fromkeys((*SIZES, LITE), Classifier), **PRETRAINED})(classes)
     if not isinstance(model, nn.Module):
         raise SpecError(f"model '{name}' builds a {type(model).__name__}; it must be a torch.nn.Module")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from edgeattn.errors import ExtraMissingError
+from edgeattn.errors import DataError, ExtraMissingError, NameNotFoundError
 
 
 def efficientnet_lite0() -> nn.Module:
@@ -41,6 +43,61 @@ class EfficientNetLite0(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits (B, K)."""
         return self.net(x_BCHW + 1.0 / 128.0)  # type: ignore[no-any-return]
+
+
+TIMM = "timm:"
+"""What the name of a model of timm begins with."""
+
+
+class Timm(nn.Module):
+    """A model of timm: (B, 3, H, W), normalised by (x - 128) / 128, -> logits (B, K); its own normalisation is inside."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, name: str, classes: int) -> None:
+        """Build it by `NAME` (fresh weights), `NAME@FILE` (those of a checkpoint) or `NAME@pretrained` (downloaded).
+
+        Raises:
+            ExtraMissingError: timm is not installed.
+            NameNotFoundError: it has no such model.
+            DataError: the checkpoint is not there, or is another net's.
+        """
+        super().__init__()
+        try:
+            import timm
+        except (ImportError, RuntimeError) as error:
+            raise ExtraMissingError("timm", "timm", f"model {TIMM}{name}") from error
+        plain, _, weights = name.partition("@")
+        if not timm.is_model(plain):
+            raise NameNotFoundError("model of timm", plain, timm.list_models())
+        if weights not in ("", "pretrained") and not Path(weights).is_file():
+            raise DataError(f"there are no weights {weights} for {plain}; name a checkpoint, or 'pretrained'")
+        try:
+            self.net = timm.create_model(
+                plain,
+                pretrained=weights == "pretrained",
+                num_classes=classes,
+                checkpoint_path="" if weights == "pretrained" else weights,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"the weights {weights} are not those of {plain} ({str(error).splitlines()[0]})") from error
+        mean, std = (torch.tensor(self.net.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+        # ours: (p - 128) / 128; timm's: (p / 255 - mean) / std
+        self.register_buffer("scale", 128 / 255 / std, persistent=False)
+        self.register_buffer("mean", (128 / 255 - mean) / std, persistent=False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Logits (B, K)."""
+        return self.net(x_BCHW * self.scale + self.mean)  # type: ignore[no-any-return]
+
+    def forward_features(self, x_BCHW: Tensor) -> Tensor:
+        """The last features; as timm gives them."""
+        return self.net.forward_features(x_BCHW * self.scale + self.mean)  # type: ignore[no-any-return]
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Logits (B, K) of features."""
+        return self.net.forward_head(features)  # type: ignore[no-any-return]
 
 
 PRETRAINED = {"efficientnet-lite0": EfficientNetLite0}

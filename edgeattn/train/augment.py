@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeattn._cv2 import cv2
 from edgeattn.imaging import Picture, crop_box
@@ -44,7 +45,21 @@ class Augment:
 
     def __call__(self, picture: Picture, spec: InputSpec, rng: np.random.Generator) -> Picture:
         """Make a view of the input's own size, (H, W, 3) BGR bytes."""
-        view = self._warp(picture, spec, rng)
+        return self.pair(picture, None, spec, rng)[0]
+
+    def pair(
+        self, picture: Picture, where: NDArray[np.float32] | None, spec: InputSpec, rng: np.random.Generator
+    ) -> tuple[Picture, NDArray[np.float32] | None]:
+        """Make a view, and where to look on it; `where` (H, W) lies over the picture, and is turned and moved with it."""
+        matrix = self._geometry(picture, spec, rng)
+        size = (spec.width, spec.height)
+        border = cv2.BORDER_REFLECT_101 if rng.random() < 0.7 else cv2.BORDER_REPLICATE
+        view = np.asarray(cv2.warpAffine(picture, matrix, size, flags=_BACKWARDS, borderMode=border), np.uint8)
+        if where is not None:  # nothing is to be looked at beyond the picture's edge, though the picture goes on there
+            where = np.asarray(cv2.warpAffine(where, matrix, size, flags=_BACKWARDS), np.float32)
+        return self._finish(view, rng), where
+
+    def _finish(self, view: Picture, rng: np.random.Generator) -> Picture:
         view = self._colours(view, rng)
         if rng.random() < self.blur:
             view = np.asarray(cv2.GaussianBlur(view, (0, 0), rng.uniform(0.4, 1.6)), np.uint8)
@@ -55,7 +70,8 @@ class Augment:
             view = _erase(view, rng)
         return view
 
-    def _warp(self, picture: Picture, spec: InputSpec, rng: np.random.Generator) -> Picture:
+    def _geometry(self, picture: Picture, spec: InputSpec, rng: np.random.Generator) -> NDArray[np.float64]:
+        """The (2, 3) matrix from places in the view to places in the picture."""
         x, y, w, h = crop_box(picture.shape[0], picture.shape[1], spec)
         zoom = np.exp(rng.uniform(np.log(self.scale[0]), np.log(self.scale[1])))
         stretch = np.exp(rng.uniform(-1, 1) * np.log(self.aspect) / 2)
@@ -66,15 +82,7 @@ class Augment:
         linear = np.array([[cos * step_x, -sin * step_y], [sin * step_x, cos * step_y]])
         centre = np.array([x + w / 2 - 0.5, y + h / 2 - 0.5]) + rng.uniform(-self.shift, self.shift, 2) * (w, h)
         offset = centre - linear @ np.array([(spec.width - 1) / 2, (spec.height - 1) / 2])
-        border = cv2.BORDER_REFLECT_101 if rng.random() < 0.7 else cv2.BORDER_REPLICATE
-        warped = cv2.warpAffine(
-            picture,
-            np.column_stack([linear, offset]),
-            (spec.width, spec.height),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=border,
-        )
-        return np.asarray(warped, np.uint8)
+        return np.column_stack([linear, offset])
 
     def _colours(self, view: Picture, rng: np.random.Generator) -> Picture:
         if rng.random() < self.colour:
@@ -87,6 +95,22 @@ class Augment:
         ramp = np.arange(256, dtype=np.float32)[:, None]
         table = np.clip((ramp - 128.0) * contrast * balance + 128.0 + lift, 0, 255).astype(np.uint8)
         return np.asarray(cv2.LUT(view, table[:, None, :]), np.uint8)
+
+
+NO_AUGMENT = Augment(
+    rotate=0.0,
+    scale=(1.0, 1.0),
+    aspect=1.0,
+    shift=0.0,
+    flip=False,
+    brightness=0.0,
+    colour=0.0,
+    blur=0.0,
+    noise=0.0,
+    erase=0.0,
+)
+"""Leaves pictures as evaluation sees them."""
+_BACKWARDS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
 
 def _erase(view: Picture, rng: np.random.Generator) -> Picture:

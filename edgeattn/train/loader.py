@@ -9,21 +9,64 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from edgeattn._cv2 import cv2
 from edgeattn.datasets.folder import Sample
+from edgeattn.datasets.targets import Targets
 from edgeattn.deploy.calibration import Calibration
+from edgeattn.errors import DataError
 from edgeattn.imaging import Picture, prepare, read_picture
 from edgeattn.spec import InputSpec
-from edgeattn.train.augment import Augment, shrink
+from edgeattn.train.augment import NO_AUGMENT, Augment, shrink
 
 CACHE_BYTES = 1_500_000_000
 """Decoded training pictures are kept in memory up to this; beyond, they are read again for every view."""
+
+
+WHERE_STRIDE = 4
+"""Where to look is handed on at a quarter of the input's size, which no map of ours exceeds."""
+
+Where = NDArray[np.float32]
+"""Where to look, not negative, of any scale; all zero: not known."""
+
+
+class View(NamedTuple):
+    """A training picture as the model is to see it."""
+
+    picture: Picture
+    """(H, W, 3) BGR bytes, of the input's own size."""
+    label: int
+    """Place of its class in the labels."""
+    where: Where | None = None
+    """Where to look on it, (H, W); None in data that never tells."""
+
+
+class Batch(NamedTuple):
+    """What a step reads."""
+
+    pictures: torch.Tensor
+    """(B, H, W, 3) RGB bytes."""
+    labels: torch.Tensor
+    """(B,) labels."""
+    where: torch.Tensor
+    """(B, H/4, W/4): where to look; (B, 0, 0) where the data never tells."""
+    places: torch.Tensor
+    """(B,) places of the pictures in the data."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        return Batch(*(part.to(device) for part in self))
+
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in `count` parts of consecutive pictures, as far as there are so many."""
+        chunks = [value.chunk(count) for value in self]
+        return [Batch(*values) for values in zip(*chunks, strict=True)]
 
 
 class Views(Protocol):
@@ -32,7 +75,7 @@ class Views(Protocol):
     def __len__(self) -> int:
         """Number of pictures in an epoch."""
 
-    def view(self, index: int, rng: np.random.Generator) -> tuple[Picture, int]:
+    def view(self, index: int, rng: np.random.Generator) -> View | tuple[Picture, int]:
         """A freshly augmented picture of the input's own size, (H, W, 3) BGR bytes, and its label."""
 
 
@@ -72,68 +115,103 @@ class PictureFiles(Sequence[tuple[Picture, int]]):
 class FolderViews:
     """Views of labelled picture files: kept small in memory once read, augmented anew each time."""
 
-    def __init__(self, samples: Sequence[Sample], spec: InputSpec, augment: Augment) -> None:
-        self.samples, self.spec, self.augment = samples, spec, augment
-        self._cache: dict[int, Picture] = {}
+    def __init__(
+        self, samples: Sequence[Sample], spec: InputSpec, augment: Augment, targets: Targets | None = None
+    ) -> None:
+        """List them; `targets` tells where to look on them."""
+        self.samples, self.spec, self.augment, self.targets = samples, spec, augment, targets
+        self._cache: dict[int, tuple[Picture, Where | None]] = {}
         self._cached_bytes = 0
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def view(self, index: int, rng: np.random.Generator) -> tuple[Picture, int]:
-        """As `Views.view`."""
-        return self.augment(self._read(index), self.spec, rng), self.samples[index].label
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every view of a picture is the same, so that a teacher's answer on it can be kept."""
+        return self.augment == NO_AUGMENT
 
-    def _read(self, index: int) -> Picture:
+    def view(self, index: int, rng: np.random.Generator) -> View:
+        """As `Views.view`."""
+        picture, where = self._read(index)
+        seen, where = self.augment.pair(picture, where, self.spec, rng)
+        return View(seen, self.samples[index].label, where)
+
+    def _read(self, index: int) -> tuple[Picture, Where | None]:
         if index in self._cache:
             return self._cache[index]
-        picture = shrink(read_picture(self.samples[index].path), self.spec)
-        if self._cached_bytes + picture.nbytes <= CACHE_BYTES:
-            self._cache[index] = picture
-            self._cached_bytes += picture.nbytes
-        return picture
+        path = self.samples[index].path
+        picture = read_picture(path)
+        where = self.targets.of(path, picture.shape) if self.targets else None
+        picture = shrink(picture, self.spec)
+        if where is not None:
+            where = np.asarray(cv2.resize(where, picture.shape[1::-1], interpolation=cv2.INTER_AREA), np.float32)
+        size = picture.nbytes + (where.nbytes if where is not None else 0)
+        if self._cached_bytes + size <= CACHE_BYTES:
+            self._cache[index] = picture, where
+            self._cached_bytes += size
+        return picture, where
 
 
-class _Epoch(Dataset[tuple[torch.Tensor, int]]):
+class _Epoch(Dataset[Batch]):
     def __init__(self, views: Views, seed: int) -> None:
         self.views, self.seed = views, seed
 
     def __len__(self) -> int:
         return len(self.views)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
         if get_worker_info() is not None:
             cv2.setNumThreads(0)
         epoch, index = key
-        picture, label = self.views.view(index, np.random.default_rng((self.seed, epoch, index)))
-        return torch.from_numpy(np.ascontiguousarray(picture[..., ::-1])), label
+        view = View(*self.views.view(index, np.random.default_rng((self.seed, epoch, index))))
+        where = np.zeros((0, 0), np.float32)
+        if view.where is not None:
+            size = (view.picture.shape[1] // WHERE_STRIDE, view.picture.shape[0] // WHERE_STRIDE)
+            where = np.asarray(cv2.resize(view.where, size, interpolation=cv2.INTER_AREA), np.float32)
+        return Batch(
+            torch.from_numpy(np.ascontiguousarray(view.picture[..., ::-1])),
+            torch.tensor(view.label),
+            torch.from_numpy(where),
+            torch.tensor(index),
+        )
 
 
-class _Order(Sampler[tuple[int, int]]):
-    """A permutation that depends on (seed, epoch) alone."""
+class _Order(Sampler[list[tuple[int, int]]]):
+    """Batches of a permutation that depends on (seed, epoch) alone; of each, the part of one process."""
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
+    def __init__(self, count: int, seed: int, batch_size: int, part: tuple[int, int]) -> None:
+        self.count, self.seed, self.batch_size, self.part, self.epoch = count, seed, batch_size, part, 0
 
     def __len__(self) -> int:
-        return self.count
+        return self.count // self.batch_size
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        return ((self.epoch, int(index)) for index in order)
+        rank, ranks = self.part
+        low, high = (self.batch_size * i // ranks for i in (rank, rank + 1))
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield [(self.epoch, int(index)) for index in order[start + low : start + high]]
 
 
 class Loader:
-    """Batches of (B, H, W, 3) RGB bytes and (B,) labels; the last, smaller batch of an epoch is left out."""
+    """Batches of an epoch in a seeded order; the last, smaller one is left out."""
 
-    def __init__(self, views: Views, *, batch_size: int, seed: int, workers: int) -> None:
-        self.order = _Order(len(views), seed)
+    def __init__(
+        self, views: Views, *, batch_size: int, seed: int, workers: int, part: tuple[int, int] = (0, 1)
+    ) -> None:
+        """Open it for one of several processes: `part` is its number and how many there are.
+
+        Raises:
+            DataError: a batch has fewer than two pictures for each.
+        """
         self.batch_size = min(batch_size, len(views))
-        self.batches: DataLoader[tuple[torch.Tensor, int]] = DataLoader(
+        if self.batch_size < 2 * part[1]:
+            raise DataError(f"{self.batch_size} pictures a step are too few for {part[1]} processes; raise batch_size")
+        self.order = _Order(len(views), seed, self.batch_size, part)
+        self.batches: DataLoader[Batch] = DataLoader(
             _Epoch(views, seed),
-            batch_size=self.batch_size,
-            sampler=self.order,
-            drop_last=True,
+            batch_sampler=self.order,
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
@@ -142,7 +220,7 @@ class Loader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, number: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def epoch(self, number: int) -> Iterator[Batch]:
         """Batches of one epoch."""
         self.order.epoch = number
         return iter(self.batches)

@@ -13,7 +13,14 @@ from typing import Any
 from edgeattn.errors import NameNotFoundError, SpecError
 from edgeattn.spec import InputSpec, from_json, parse
 from edgeattn.train.augment import Augment
-from edgeattn.train.distill import METHODS
+from edgeattn.train.distill import methods
+from edgeattn.train.supervision import SUPERVISIONS
+
+_CHOICES = {
+    "supervise": ("none", *SUPERVISIONS),
+    "weighting": ("fixed", "uncertainty"),
+    "precision": ("auto", "float32", "bf16"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,15 +40,34 @@ class Recipe:
     start: str = "none"
     """Weights to start from: `zoo` (those shipped for pico with coord, learnt on hand signs), a run's folder, or none."""
     teacher: str = "none"
-    """Folder of the teacher's run; `none` trains on the labels alone."""
+    """A run's folder, a bundle, an .onnx file, timm:NAME@FILE, package.module:function, several by commas; `none`: labels alone."""
     distill: str = "kd"
-    """What the teacher teaches by: kd; or dkd, which wants a long training (in 200 steps it harmed: 59 % in place of 80 %)."""
+    """What the teacher teaches by: kd, dkd, dist, rkd, at, cwd, mgd, maps; several joined by +, as in dist+maps.
+
+    dkd wants a long training: in 200 steps it harmed, 59 % in place of 80 %.
+    """
+    supervise: str = "none"
+    """How attention is taught where to look: kl, ce, bce, cosine, or none."""
+    targets: str = "none"
+    """Where to look: a folder of masks or gaze maps that mirrors the pictures, or a .json of boxes; `cards` know theirs."""
+    supervise_weight: float = 0.0
+    """Weight of the maps' loss at its height, 10 % into the training; 0: that of the loss (0.5)."""
+    supervise_blocks: str = "all"
+    """Blocks whose maps are taught: all, last, or their paths by commas."""
+    weighting: str = "fixed"
+    """How the loss terms are weighed: fixed, or uncertainty, which learns a weight for each."""
+    fgsm: float = 0.0
+    """Adversarial training: grey levels by which pictures are turned against the model; 0: none. Doubles the time."""
     epochs: int = 40
     """Times that every training picture is seen."""
     views_per_epoch: int = 0
     """Pictures an epoch of `cards`, which have no number of their own; 0: the set's own number."""
     batch_size: int = 64
-    """Pictures a step."""
+    """Pictures a step, over all processes."""
+    accumulate: int = 1
+    """Parts that a step's pictures are cut into, one after the other, where memory is short."""
+    precision: str = "auto"
+    """float32, bf16 (mixed), or auto: bf16 on CUDA, float32 elsewhere."""
     lr: float = 0.008
     """Greatest learning rate of AdamW, for a batch of 64; scaled linearly with the batch."""
     weight_decay: float = 0.05
@@ -67,7 +93,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         ranges = {"imgsz": (16, 1024), "epochs": (1, 100_000), "batch_size": (2, 4096), "views_per_epoch": (0, 10**7)}
-        ranges |= {"workers": (0, 64), "seed": (0, 2**31)}
+        ranges |= {"workers": (0, 64), "seed": (0, 2**31), "accumulate": (1, 256)}
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise SpecError(f"{name}={getattr(self, name)} is out of range: choose {low} to {high}")
@@ -76,8 +102,13 @@ class Recipe:
                 raise SpecError(f"{name}={getattr(self, name)} is out of range: choose 0 to 1")
         if not 0.0 < self.lr <= 1.0:
             raise SpecError(f"lr={self.lr} is out of range: choose above 0, to 1")
-        if self.distill not in METHODS:
-            raise NameNotFoundError("distillation method", self.distill, METHODS)
+        for name, most in (("supervise_weight", 1000.0), ("fgsm", 64.0)):
+            if not 0.0 <= getattr(self, name) <= most:
+                raise SpecError(f"{name}={getattr(self, name)} is out of range: choose 0 to {most:g}")
+        methods(self.distill)
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise NameNotFoundError(name, getattr(self, name), choices)
 
     @property
     def input(self) -> InputSpec:

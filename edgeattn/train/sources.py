@@ -10,11 +10,12 @@ import numpy as np
 from edgeattn.datasets.cards import Cards, attributions, write_folder
 from edgeattn.datasets.folder import scan
 from edgeattn.datasets.splits import split
+from edgeattn.datasets.targets import Targets, check_targets, open_targets
 from edgeattn.deploy.calibration import FEWEST, PICTURES, draw
 from edgeattn.errors import SpecError
 from edgeattn.imaging import Picture
 from edgeattn.nn.named import resolve
-from edgeattn.train.loader import FolderViews, PictureFiles, TrainingData
+from edgeattn.train.loader import FolderViews, PictureFiles, TrainingData, View
 from edgeattn.train.recipe import Recipe
 
 CARDS_VIEWS = 6_000
@@ -24,16 +25,17 @@ CARDS_HELD_OUT = 2_000
 class CardViews:
     """Cards rendered anew for every view; the renderer varies them itself."""
 
-    def __init__(self, cards: Cards, count: int) -> None:
-        self.cards, self.count = cards, count
+    def __init__(self, cards: Cards, count: int, *, masks: bool = False) -> None:
+        """With `masks` the card's own mask tells where to look."""
+        self.cards, self.count, self.masks = cards, count, masks
 
     def __len__(self) -> int:
         return self.count
 
-    def view(self, index: int, rng: np.random.Generator) -> tuple[Picture, int]:
+    def view(self, index: int, rng: np.random.Generator) -> View:
         """As `Views.view`."""
         sample = self.cards.sample(int(rng.integers(0, 2**31)))
-        return sample.picture, sample.label
+        return View(sample.picture, sample.label, sample.mask.astype(np.float32) if self.masks else None)
 
 
 class CardPictures(Sequence[tuple[Picture, int]]):
@@ -82,7 +84,11 @@ def _cards(recipe: Recipe, scratch: Path) -> TrainingData:
     listing = scan(root)
     return TrainingData(
         Cards.labels,
-        CardViews(Cards("train", seed=seed, size=size), recipe.views_per_epoch or CARDS_VIEWS),
+        CardViews(
+            Cards("train", seed=seed, size=size),
+            recipe.views_per_epoch or CARDS_VIEWS,
+            masks=recipe.supervise != "none",
+        ),
         CardPictures(Cards("validation", seed=seed, size=size), CARDS_HELD_OUT),
         CardPictures(Cards("test", seed=seed, size=size), CARDS_HELD_OUT),
         draw(listing.samples, listing.labels, root, seed=seed, licence="see bundle.json"),
@@ -96,11 +102,22 @@ def _folder(recipe: Recipe) -> TrainingData:
     parts = split(listing, seed=recipe.split_seed)
     skipped = tuple(f"skipped {path}: {reason}" for path, reason in listing.skipped)
     few = len(parts.train) < FEWEST
+    targets, told = _targets(recipe, root, [sample.path for sample in parts.train])
     return TrainingData(
         listing.labels,
-        FolderViews(parts.train, recipe.input, recipe.augment),
+        FolderViews(parts.train, recipe.input, recipe.augment, targets),
         PictureFiles(parts.validation),
         PictureFiles(parts.test),
         None if few else draw(parts.train, listing.labels, root, seed=recipe.split_seed),
-        (*skipped, *parts.notes),
+        (*skipped, *parts.notes, *told),
     )
+
+
+def _targets(recipe: Recipe, root: Path, pictures: Sequence[Path]) -> tuple[Targets | None, tuple[str, ...]]:
+    """Where to look on the training pictures, all read once, and what the user should know of it."""
+    if recipe.targets == "none":
+        return None, ()
+    targets = open_targets(recipe.targets, root)
+    empty = check_targets(targets, pictures)
+    note = f"{recipe.targets} does not tell where to look on {empty} of {len(pictures)} training pictures: they teach labels alone"
+    return targets, (note,) if empty else ()

@@ -24,8 +24,8 @@ from edgeattn.spec import InputSpec
 from edgeattn.train import Recipe, TrainingData, load_run, train
 from edgeattn.train.augment import Augment, shrink
 from edgeattn.train.loader import FolderViews, Loader, PictureFiles, evaluation_batches, normalise
-from edgeattn.train.loop import weights_attributions
 from edgeattn.train.recipe import override
+from edgeattn.train.runs import weights_attributions
 from edgeattn.train.sources import open_data
 
 
@@ -114,7 +114,7 @@ def test_an_unchanged_view_is_the_edges_input(photos: Path) -> None:
     assert isinstance(data.train, FolderViews)
     spec = InputSpec(70, 70)  # the pictures' own height: cropped, not resized
     views = FolderViews(data.train.samples[:4], spec, still)
-    ((batch, labels),) = Loader(views, batch_size=4, seed=0, workers=0).epoch(0)
+    ((batch, labels, *_),) = Loader(views, batch_size=4, seed=0, workers=0).epoch(0)
     by_label = sorted(zip(labels.tolist(), batch.numpy().tolist(), strict=True))
     expected = sorted(
         (s.label, prepare(p, spec)[0].tolist())
@@ -130,7 +130,7 @@ def test_views_depend_on_seed_epoch_and_index_alone(photos: Path) -> None:
     batches = {}
     for workers in (0, 2):
         loader = Loader(data.train, batch_size=8, seed=3, workers=workers)
-        batches[workers] = [torch.cat([b for b, _ in loader.epoch(e)]) for e in (0, 1)]
+        batches[workers] = [torch.cat([b.pictures for b in loader.epoch(e)]) for e in (0, 1)]
     assert torch.equal(batches[0][0], batches[2][0])
     assert torch.equal(batches[0][1], batches[2][1])
     assert not torch.equal(batches[0][0], batches[0][1])
@@ -167,7 +167,10 @@ def test_a_teacher_of_other_classes_is_refused(photos: Path, tmp_path: Path) -> 
 
 def test_a_loss_that_is_no_number_stops_the_run(photos: Path, tmp_path: Path) -> None:
     recipe = small(photos, model=f"{__name__}:broken", epochs=2)
-    with pytest.raises(EdgeAttnError, match=r"no longer a number at step 0 \(cross_entropy nan\)"):
+    with pytest.raises(
+        EdgeAttnError,
+        match=r"no longer a number at step 0: cross_entropy \(cross_entropy nan\); there was no checkpoint yet",
+    ):
         train(recipe, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "model.safetensors").exists()
 

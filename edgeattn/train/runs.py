@@ -1,0 +1,154 @@
+"""The folder of a run: its recipe, its weights, whose weights these came from; and the model that they make.
+
+recipe.json  environment.json  labels.json  attributions.json  metrics.jsonl  model.safetensors  (checkpoint.pt until it ends)
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from edgeattn.errors import DataError
+from edgeattn.nn.model import build_model
+from edgeattn.nn.pretrained import ATTRIBUTIONS
+from edgeattn.spec import to_json
+from edgeattn.train.recipe import Recipe, load_recipe
+
+WEIGHTS = "model.safetensors"
+CHECKPOINT = "checkpoint.pt"
+METRICS = "metrics.jsonl"
+ATTRIBUTIONS_FILE = "attributions.json"
+ZOO_WEIGHTS = Path(__file__).parents[1] / "zoo" / "pico-coord.safetensors"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run."""
+
+    folder: Path
+    """The run's folder."""
+    recipe: Recipe
+    """How it was trained."""
+    labels: tuple[str, ...]
+    """Names of the classes."""
+    model: nn.Module
+    """The trained model, on the CPU, in eval mode."""
+    metrics: dict[str, float]
+    """The last line of metrics: loss terms, `validation_top1` (fraction), ..."""
+
+
+def load_run(folder: str | Path) -> Trained:
+    """Load a finished run.
+
+    Raises:
+        DataError: the folder holds no finished run.
+    """
+    folder = Path(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise DataError(f"{folder} holds no finished run ({WEIGHTS} is missing); train with --out {folder} --resume")
+    recipe = load_recipe(folder)
+    labels = tuple(json.loads((folder / "labels.json").read_text()))
+    model = build(recipe, len(labels))
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    lines = (folder / METRICS).read_text().splitlines()
+    return Trained(folder, recipe, labels, model.eval(), json.loads(lines[-1]))
+
+
+def keep_recipe(recipe: Recipe, folder: Path, resume: bool) -> None:
+    """Write the recipe into a run's folder, and unless it is resumed, clear the folder of an earlier run.
+
+    Raises:
+        DataError: a run of another recipe is to be resumed.
+    """
+    kept = folder / "recipe.json"
+    if resume and kept.is_file():
+        if replace(load_recipe(folder), workers=recipe.workers) != recipe:
+            raise DataError(
+                f"{folder} holds a run of another recipe; resume with the same settings, or choose another --out"
+            )
+    elif not resume:
+        for stale in folder.glob("*"):
+            if stale.name in (WEIGHTS, CHECKPOINT, METRICS) or stale.name.startswith("teacher-"):
+                stale.unlink()
+    kept.write_text(json.dumps(to_json(recipe), indent=1))
+
+
+def save_weights(model: nn.Module, folder: Path) -> None:
+    """Write a model's weights into a run's folder, in one step."""
+    partial = folder / f".{WEIGHTS}"
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
+    partial.replace(folder / WEIGHTS)
+
+
+def build(recipe: Recipe, classes: int) -> nn.Module:
+    """Build the model that a recipe names, with fresh weights."""
+    return build_model(
+        recipe.model,
+        classes,
+        attention=recipe.attention,
+        imgsz=recipe.imgsz,
+        dropout=recipe.dropout,
+        equal_cost_to=recipe.equal_cost_to,
+    )
+
+
+def check(recipe: Recipe) -> None:
+    """Build the model once and throw it away, so that a wrong name is said before any time is spent.
+
+    Raises:
+        NameNotFoundError: no such model or attention.
+        SpecError: a class or function of the user's own that builds something else.
+        DataError: no such starting weights, or they do not fit.
+    """
+    start_from(recipe.start, build(recipe, 2))
+
+
+def start_from(name: str, model: nn.Module) -> None:
+    """Load the weights called `name` into `model`, in place, but for the last layer of other classes and another attention.
+
+    Raises:
+        DataError: there are no such weights, or they are those of another net.
+    """
+    if name == "none":
+        return
+    file = ZOO_WEIGHTS if name == "zoo" else Path(name) / WEIGHTS
+    if not file.is_file():
+        raise DataError(f"there are no weights {file} to start from; name a finished run's folder, zoo or none")
+    own = model.state_dict()
+    fitting = {
+        key: value.to(own[key].dtype)
+        for key, value in load_file(file).items()
+        if key in own and own[key].shape == value.shape
+    }
+    needed = {key for key in own if ".attention." not in key}
+    if len(fitting.keys() & needed) < 0.9 * len(needed):
+        raise DataError(
+            f"the weights {file} fit {len(fitting)} of the model's {len(own)} tensors; start from the same model, or none"
+        )
+    model.load_state_dict(fitting, strict=False)
+
+
+def weights_attributions(folder: str | Path) -> list[dict[str, str]]:
+    """Sources and licences of the weights that a run started or learnt from, also by way of the runs that these came from."""
+    return list(json.loads((Path(folder) / ATTRIBUTIONS_FILE).read_text()))
+
+
+def attributions(recipe: Recipe) -> list[dict[str, str]]:
+    """The same for a run that is to begin; a teacher from elsewhere is named as it stands in the recipe."""
+    found = [ATTRIBUTIONS[recipe.model]] if recipe.model in ATTRIBUTIONS else []
+    if recipe.start == "zoo":
+        with safe_open(ZOO_WEIGHTS, "pt") as weights:
+            found += json.loads(weights.metadata()["attributions"])
+    for parent in sorted({recipe.start, *recipe.teacher.split(",")} - {"none", "zoo"}):
+        if (Path(parent) / ATTRIBUTIONS_FILE).is_file():
+            found += weights_attributions(parent)
+        elif parent in ATTRIBUTIONS:
+            found.append(ATTRIBUTIONS[parent])
+        else:
+            found.append({"name": f"teacher {parent}", "source": parent, "licence": "not known", "credit": ""})
+    return found

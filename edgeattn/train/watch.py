@@ -1,0 +1,52 @@
+"""What loss terms look at of a model: its answer, its attention maps, its last features.
+
+Legend of shapes: B batch, K classes, C channels, H W features, h w an attention map.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from edgeattn.errors import SpecError
+from edgeattn.nn.model import Classifier
+
+
+class Seen(NamedTuple):
+    """What a model gave for a batch."""
+
+    logits: Tensor
+    """The answer, (B, K)."""
+    maps: dict[str, Tensor]
+    """Raw maps (B, h, w) by the path of their block; empty where nobody asked."""
+    features: Tensor | None
+    """The last features before pooling, (B, C, H, W); None where nobody asked."""
+
+
+def watch(model: nn.Module, x_BCHW: Tensor, *, maps: bool = False, features: bool = False) -> Seen:
+    """Run a model and keep what is asked for.
+
+    A foreign model gives features where it follows timm's convention (`forward_features`, `forward_head`), and maps where
+    it has `attend(x) -> logits, {path: map}`.
+
+    Raises:
+        SpecError: it cannot give what is asked for.
+    """
+    if isinstance(model, Classifier) and maps:
+        features_BCHW, found = model.backbone.attend(x_BCHW)
+        return Seen(model.head(features_BCHW), found, features_BCHW)
+    if maps:
+        if not hasattr(model, "attend"):
+            raise SpecError(f"{type(model).__name__} gives no attention maps; it needs attend(x) -> logits, maps")
+        logits_BK, found = model.attend(x_BCHW)  # type: ignore[operator]
+        return Seen(logits_BK, found, watch(model, x_BCHW, features=True).features if features else None)
+    if features:
+        if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
+            raise SpecError(
+                f"{type(model).__name__} gives no features; it needs forward_features and forward_head, as timm's models "
+                "have, or distil from its answers: kd, dkd or dist"
+            )
+        features_BCHW = model.forward_features(x_BCHW)  # type: ignore[operator]
+        return Seen(model.forward_head(features_BCHW), {}, features_BCHW)  # type: ignore[operator]
+    return Seen(model(x_BCHW), {}, None)
