@@ -69,8 +69,10 @@ def main() -> None:
     for name, unit in (("energy_inside", "points of attention inside"), ("top1", "points of top-1")):
         told, plain_ = (np.array([row[key][name] for row in rows]) for key in (options.supervise, "none"))  # type: ignore[index]
         gain = 100 * (told - plain_)
-        low, high = paired_interval(gain) if len(gain) > 1 else (float("nan"), float("nan"))
-        print(f"{options.supervise} against none: {gain.mean():+.1f} {unit}, 95 % interval {low:+.1f} to {high:+.1f}")
+        mean, half = paired_interval(gain)
+        print(
+            f"{options.supervise} against none: {mean:+.1f} {unit}, 95 % interval {mean - half:+.1f} to {mean + half:+.1f}"
+        )
 
 
 if __name__ == "__main__":

@@ -11,11 +11,17 @@ from edgeattn.cli.common import console, need_training, say, write_json
 
 
 def train(
-    data: Annotated[str, typer.Argument(help="Folder of class folders, `cards`, or package.module:function.")],
+    data: Annotated[
+        str,
+        typer.Argument(help="Class folders, CIFAR's binaries, `cards`, or package.module:function."),
+    ],
     *,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     model: Annotated[
-        str, typer.Option(help="pico, nano, tiny, small, lite, efficientnet-lite0, or package.module:function.")
+        str,
+        typer.Option(
+            help="pico, nano, tiny, small, lite, resnet20, efficientnet-lite0, timm:NAME, package.module:function."
+        ),
     ] = "pico",
     attention: Annotated[str, typer.Option(help="A name of `edgeattn attentions`, or package.module:Class.")] = "coord",
     imgsz: Annotated[int, typer.Option(help="Side of the square input, in pixels.")] = 96,

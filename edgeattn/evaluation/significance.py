@@ -8,7 +8,7 @@ pictures it would take.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Literal
@@ -206,6 +206,30 @@ def paired_interval(differences: NDArray[Any], confidence: float = 0.95) -> tupl
         return float(values.mean()), math.inf
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
     return float(values.mean()), student_t((1 + confidence) / 2, len(values) - 1) * error
+
+
+def paired_p(differences: NDArray[Any]) -> float:
+    """Two-sided probability of a mean at least as far from 0 were there no difference (Student's paired t); NaN below two."""
+    values = np.asarray(differences, np.float64)
+    if len(values) < 2:
+        return math.nan
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    if error == 0:
+        return 1.0 if values.mean() == 0 else 0.0
+    return 2 * (1 - _student_cdf(abs(float(values.mean())) / error, len(values) - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Probabilities corrected for being several (Holm 1979): the k-th smallest of n times n - k + 1, never falling.
+
+    NaN stays NaN and does not count.
+    """
+    known = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    found, least = [math.nan] * len(p_values), 0.0
+    for rank, (p, i) in enumerate(known):
+        least = max(least, min(1.0, p * (len(known) - rank)))
+        found[i] = least
+    return found
 
 
 def student_t(probability: float, freedom: int) -> float:

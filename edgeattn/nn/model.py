@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -14,9 +14,12 @@ from edgeattn.nn.heads import ClassificationHead
 from edgeattn.nn.lite import Lite
 from edgeattn.nn.named import resolve
 from edgeattn.nn.pretrained import PRETRAINED, TIMM, Timm
+from edgeattn.nn.resnet import ResNet20
 
 LITE = "lite"
 """The backbone that starts from ImageNet weights."""
+OTHERS: dict[str, Callable[..., Backbone]] = {LITE: Lite, "resnet20": ResNet20}
+"""Backbones beside EdgeMeta's sizes; called as `f(attention, imgsz=...)`."""
 
 
 class Classifier(nn.Module):
@@ -32,10 +35,12 @@ class Classifier(nn.Module):
         dropout: float = 0.0,
         hidden: Sequence[int] | None = None,
     ) -> None:
-        """Build it; `size` is one of EdgeMeta or `lite`, `hidden` as `EdgeMeta` takes it."""
+        """Build it; `size` is one of EdgeMeta or of `OTHERS`, `hidden` as `EdgeMeta` takes it."""
         super().__init__()
         self.backbone: Backbone = (
-            Lite(attention, imgsz=imgsz) if size == LITE else EdgeMeta(size, attention, imgsz=imgsz, hidden=hidden)
+            OTHERS[size](attention, imgsz=imgsz)
+            if size in OTHERS
+            else EdgeMeta(size, attention, imgsz=imgsz, hidden=hidden)
         )
         self.head = ClassificationHead(self.backbone.channels, classes, dropout=dropout)
         self.attention = attention
@@ -75,7 +80,7 @@ def build_model(
     dropout: float = 0.0,
     equal_cost_to: str = "",
 ) -> nn.Module:
-    """Build a model by name: a size of EdgeMeta, `lite`, a pretrained net, or a factory `package.module:function`.
+    """Build a model by name: a size of EdgeMeta, `lite`, `resnet20`, a pretrained net, or a factory `package.module:function`.
 
     A factory is called as `f(classes)`. A model of timm, where it is installed, is `timm:NAME`, `timm:NAME@FILE` with the
     weights of a checkpoint, or `timm:NAME@pretrained`.
@@ -86,10 +91,12 @@ def build_model(
         NameNotFoundError: no such model, or nothing to be equal to.
         SpecError: the factory builds no `nn.Module`; or the attention costs more than the perceptrons can give.
     """
-    if name == LITE:
+    if name in OTHERS:
         if equal_cost_to:
-            raise SpecError("equal_cost_to narrows EdgeMeta's perceptrons, of which lite has none; take pico or nano")
-        return Classifier(classes, size=LITE, attention=attention, imgsz=imgsz, dropout=dropout)
+            raise SpecError(
+                f"equal_cost_to narrows EdgeMeta's perceptrons, of which {name} has none; take pico or nano"
+            )
+        return Classifier(classes, size=name, attention=attention, imgsz=imgsz, dropout=dropout)
     if name in SIZES:
         if equal_cost_to not in ("", PLAIN):
             raise NameNotFoundError("equal_cost_to", equal_cost_to, (PLAIN,))
@@ -97,7 +104,7 @@ def build_model(
         return Classifier(classes, size=name, attention=attention, imgsz=imgsz, dropout=dropout, hidden=hidden)
     if name.startswith(TIMM):
         return Timm(name.removeprefix(TIMM), classes)
-    model = resolve("model", name, {**dict.fromkeys((*SIZES, LITE), Classifier), **PRETRAINED})(classes)
+    model = resolve("model", name, {**dict.fromkeys((*SIZES, *OTHERS), Classifier), **PRETRAINED})(classes)
     if not isinstance(model, nn.Module):
         raise SpecError(f"model '{name}' builds a {type(model).__name__}; it must be a torch.nn.Module")
     return model

@@ -153,6 +153,41 @@ class FolderViews:
         return picture, where
 
 
+class ArrayViews:
+    """Views of labelled pictures that are in memory already, augmented anew each time."""
+
+    def __init__(
+        self, pictures: NDArray[np.uint8], labels: NDArray[np.int64], spec: InputSpec, augment: Augment
+    ) -> None:
+        """Take pictures (N, H, W, 3) in BGR and labels (N,)."""
+        self.pictures, self.labels, self.spec, self.augment = pictures, labels, spec, augment
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def is_fixed(self) -> bool:
+        """As `FolderViews.is_fixed`."""
+        return self.augment == NO_AUGMENT
+
+    def view(self, index: int, rng: np.random.Generator) -> View:
+        """As `Views.view`."""
+        return View(self.augment(self.pictures[index], self.spec, rng), int(self.labels[index]))
+
+
+class ArrayPictures(Sequence[tuple[Picture, int]]):
+    """Labelled pictures that are in memory already."""
+
+    def __init__(self, pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+        self.pictures, self.labels = pictures, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Picture, int]:  # type: ignore[override]
+        return self.pictures[index], int(self.labels[index])
+
+
 class _Epoch(Dataset[Batch]):
     def __init__(self, views: Views, seed: int) -> None:
         self.views, self.seed = views, seed

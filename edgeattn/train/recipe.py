@@ -30,7 +30,7 @@ class Recipe:
     data: str
     """Folder of class folders, `cards` (the built-in set), or `package.module:function` giving a `TrainingData`."""
     model: str = "pico"
-    """Size of EdgeMeta (pico, nano, tiny, small), a pretrained net (lite, efficientnet-lite0), or `package.module:function`."""
+    """pico, nano, tiny, small, lite, resnet20 (for 32 x 32), efficientnet-lite0, timm:NAME, or `package.module:function`."""
     attention: str = "coord"
     """Attention in every block: a name that `edgeattn attentions` lists, or `package.module:Class`."""
     equal_cost_to: str = ""

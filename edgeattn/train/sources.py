@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeattn._cv2 import cv2
 from edgeattn.datasets.cards import Cards, attributions, write_folder
+from edgeattn.datasets.cifar import is_cifar, read_cifar
 from edgeattn.datasets.folder import scan
 from edgeattn.datasets.splits import split
 from edgeattn.datasets.targets import Targets, check_targets, open_targets
@@ -15,7 +17,7 @@ from edgeattn.deploy.calibration import FEWEST, PICTURES, draw
 from edgeattn.errors import SpecError
 from edgeattn.imaging import Picture
 from edgeattn.nn.named import resolve
-from edgeattn.train.loader import FolderViews, PictureFiles, TrainingData, View
+from edgeattn.train.loader import ArrayPictures, ArrayViews, FolderViews, PictureFiles, TrainingData, View
 from edgeattn.train.recipe import Recipe
 
 CARDS_VIEWS = 6_000
@@ -75,6 +77,8 @@ def open_data(recipe: Recipe, scratch: Path) -> TrainingData:
         if not isinstance(made, TrainingData):
             raise SpecError(f"data '{recipe.data}' gave a {type(made).__name__}; it must give a TrainingData")
         return made
+    if is_cifar(Path(recipe.data)):
+        return _cifar(recipe, scratch)
     return _folder(recipe)
 
 
@@ -93,6 +97,24 @@ def _cards(recipe: Recipe, scratch: Path) -> TrainingData:
         CardPictures(Cards("test", seed=seed, size=size), CARDS_HELD_OUT),
         draw(listing.samples, listing.labels, root, seed=seed, licence="see bundle.json"),
         attributions=tuple(attributions("train")),
+    )
+
+
+def _cifar(recipe: Recipe, scratch: Path) -> TrainingData:
+    held = read_cifar(Path(recipe.data), seed=recipe.split_seed)
+    calibration = scratch / "calibration-cifar"
+    chosen = np.random.default_rng(recipe.split_seed).permutation(len(held.train.labels))[:PICTURES]
+    for place in chosen:  # as files, since a calibration set is listed by hash
+        folder = calibration / held.labels[held.train.labels[place]]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{place:05d}.png").write_bytes(cv2.imencode(".png", held.train.pictures[place])[1].tobytes())
+    listing = scan(calibration)
+    return TrainingData(
+        held.labels,
+        ArrayViews(held.train.pictures, held.train.labels, recipe.input, recipe.augment),
+        ArrayPictures(held.validation.pictures, held.validation.labels),
+        ArrayPictures(held.test.pictures, held.test.labels),
+        draw(listing.samples, listing.labels, calibration, seed=recipe.split_seed, licence="see the source"),
     )
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgeattn.errors import DataError
 from edgeattn.evaluation.significance import (
+    holm,
     loss_gate,
     median_gate,
     paired_interval,
@@ -200,3 +201,11 @@ def test_the_interval_of_paired_differences_by_hand() -> None:
 def test_student_t_from_the_tables(freedom: int, expected: float) -> None:
     assert student_t(0.975, freedom) == pytest.approx(expected, abs=1e-4)
     assert student_t(0.5, freedom) == pytest.approx(0, abs=1e-6)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    corrected = holm([math.nan, 0.02])
+    assert math.isnan(corrected[0])
+    assert corrected[1] == 0.02

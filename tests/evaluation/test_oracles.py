@@ -36,3 +36,12 @@ def test_wilson(count: int, n: int) -> None:
     for confidence in (0.9, 0.95):
         expected = stats.binomtest(count, n).proportion_ci(confidence, method="wilson")
         assert significance.wilson(count, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_paired_p() -> None:
+    rng = np.random.default_rng(3)
+    for n in (2, 5, 8):
+        differences = rng.normal(0.3, 1.0, n)
+        assert significance.paired_p(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=1e-6)
+    assert np.isnan(significance.paired_p(np.array([0.1])))
+    assert significance.paired_p(np.zeros(4)) == 1.0

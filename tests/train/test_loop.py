@@ -222,3 +222,17 @@ def test_shrinking_keeps_detail_for_zooming_in() -> None:
     picture = np.zeros((400, 600, 3), np.uint8)
     assert shrink(picture, spec).shape == (48, 72, 3)
     assert shrink(picture[:40, :40], spec).shape == (40, 40, 3)
+
+
+def test_the_official_cifar_binaries_are_trained_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
+        rows = [bytes([k % 2]) + rng.integers(0, 256, 3072).astype(np.uint8).tobytes() for k in range(20)]
+        (tmp_path / name).write_bytes(b"".join(rows))
+    (tmp_path / "batches.meta.txt").write_text("cat\ndog\n")
+    recipe = small(tmp_path, model="resnet20", epochs=1)
+    trained = train(recipe, tmp_path / "run", progress=False)
+    assert trained.labels == ("cat", "dog")
+    data = open_data(recipe, tmp_path / "run")
+    assert (len(data.train), len(data.validation), len(data.test)) == (90, 10, 20)
+    assert data.calibration is not None

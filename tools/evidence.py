@@ -1,0 +1,220 @@
+"""Does attention pay? A grid of attention x teaching x seed on one data set, at equal cost, with paired intervals.
+
+    tar xf cifar10.tar.gz && python tools/evidence.py cifar10 --attention none,wide,se --seeds 5 --epochs 30
+    python tools/evidence.py cifar10 --tables evidence/cifar10.jsonl
+
+The data is a folder of class folders, or of CIFAR's official binaries. Choices belong on the validation part; the test part is
+looked at once, when a run has ended. Attentions are made as dear as the plain net (`equal_cost_to=plain`) in EdgeMeta's sizes.
+A finished run leaves a line in evidence/NAME.jsonl, with the environment and the code's revision; what is there is not run
+again, and a killed run goes on from its last checkpoint. --tables prints Markdown and writes NAME.csv and NAME.tex beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeattn import workflow
+from edgeattn.errors import EdgeAttnError
+from edgeattn.evaluation.significance import holm, paired_interval, paired_p
+from edgeattn.nn.attention import EMPTY
+from edgeattn.nn.backbone import SIZES
+from edgeattn.nn.cost import cost
+from edgeattn.timing.environment import environment
+from edgeattn.train import Recipe, TrainingData, train
+from edgeattn.train.augment import Augment
+from edgeattn.train.loop import top1
+from edgeattn.train.sources import open_data
+
+CIFAR = Augment(
+    rotate=0.0, scale=(1.0, 1.0), aspect=1.0, shift=0.125, brightness=0.1, colour=0.1, blur=0.0, noise=0.0, erase=0.5
+)
+"""A shift of four pixels, mirroring, now and then a covered part."""
+CONTROLS = ("none", "wide")
+
+
+def recipe_for(options: argparse.Namespace, attention: str, teach: str, seed: int) -> Recipe:
+    """One cell of the grid."""
+    matched = options.model in SIZES and attention not in EMPTY and attention not in CONTROLS
+    teacher, distill = (options.teacher, teach) if teach != "labels" else ("none", "kd")
+    return Recipe(
+        str(options.data), model=options.model, attention=attention, equal_cost_to="plain" if matched else "",
+        imgsz=options.imgsz, teacher=teacher, distill=distill, epochs=options.epochs, batch_size=128, lr=0.004,
+        label_smoothing=0.1, mixup=0.2, ema=0.05, seed=seed, split_seed=0, augment=CIFAR,
+    )  # fmt: skip
+
+
+def run(recipe: Recipe, folder: Path, data: TrainingData, name: str) -> dict[str, Any]:
+    """Train, then look at the test part once: the trained net, and its int8 files through their engines."""
+    started = time.monotonic()
+    trained = train(recipe, folder, data=data, resume=True)
+    found = cost(trained.model, recipe.imgsz)
+    line: dict[str, Any] = {
+        "dataset": name, "model": recipe.model, "attention": recipe.attention,
+        "teach": recipe.distill if recipe.teacher != "none" else "labels", "seed": recipe.seed, "epochs": recipe.epochs,
+        "parameters": found.parameters, "macs": found.macs,
+        "validation_top1": round(trained.metrics["validation_top1"], 5),
+        "test_n": len(data.test), "test_top1": round(top1(trained.model, data.test, recipe), 5),
+        "seconds": round(time.monotonic() - started, 1),
+    }  # fmt: skip
+    try:
+        bundle = workflow.export_run(trained, data, folder / "bundle")
+        report = workflow.quantize_run(bundle, replace(data, validation=data.test), folder).report
+        line["int8"] = {
+            r.engine: {"top1": r.top1, "map_js": r.map_js, "map_rank": r.map_rank, "verdict": r.verdict}
+            for r in report.results
+            if r.precision == "int8"
+        }
+    except EdgeAttnError as error:
+        line["int8_error"] = str(error)
+    return line | {"revision": revision(), "environment": environment()}
+
+
+def revision() -> str:
+    """The code's revision, marked where it was changed since."""
+    here = Path(__file__).parent
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
+    )
+    return told.stdout.strip() or "unknown"
+
+
+def key(line: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells two runs apart."""
+    return line["dataset"], line["model"], line["attention"], line["teach"], line["epochs"], line["seed"]
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    """The finished runs of a file."""
+    return [json.loads(text) for text in file.read_text().splitlines() if text.strip()] if file.is_file() else []
+
+
+def table(rows: Sequence[dict[str, Any]], prices: dict[str, float]) -> Iterator[dict[str, str]]:
+    """A row for each arm: accuracy with its interval, the paired difference to both controls, int8, maps, price."""
+    groups = sorted({(r["dataset"], r["model"], r["epochs"]) for r in rows})
+    for dataset, model, epochs in groups:
+        own = [r for r in rows if (r["dataset"], r["model"], r["epochs"]) == (dataset, model, epochs)]
+        arms = sorted({(r["attention"], r["teach"]) for r in own}, key=lambda a: (a[0] not in CONTROLS, a))
+        by = {arm: {r["seed"]: r for r in own if (r["attention"], r["teach"]) == arm} for arm in arms}
+        against = {control: _paired(by, control) for control in CONTROLS}
+        for arm in arms:
+            runs = list(by[arm].values())
+            mean, half = paired_interval(np.array([100 * r["test_top1"] for r in runs]))
+            row = {
+                "dataset": dataset, "model": model, "epochs": str(epochs), "attention": arm[0], "taught by": arm[1],
+                "n": str(len(runs)), "test top-1 %": _with(mean, half),
+            }  # fmt: skip
+            for control in CONTROLS:
+                row[f"against {control}"] = against[control].get(arm, "-")
+            for engine in ("onnxruntime", "openvino"):
+                int8 = [r["int8"][engine] for r in runs if "int8" in r]
+                row[f"int8 {engine} %"] = f"{100 * np.mean([i['top1'] for i in int8]):.2f}" if int8 else "-"
+            drift = [i["map_js"] for r in runs for i in r.get("int8", {}).values() if i["map_js"] is not None]
+            row["maps moved"] = f"{np.median(drift):.3f}" if drift else "-"
+            row["price"] = f"{prices[arm[0]]:.2f}" if arm[0] in prices else "-"
+            yield row
+
+
+def _paired(by: dict[tuple[str, str], dict[int, dict[str, Any]]], control: str) -> dict[tuple[str, str], str]:
+    """Each arm's gain over a control taught likewise, seed by seed; p corrected for the number of arms."""
+    gains = {}
+    for (attention, teach), runs in by.items():
+        base = by.get((control, teach), {})
+        shared = sorted(runs.keys() & base.keys())
+        if attention != control and len(shared) >= 2:
+            gains[attention, teach] = np.array([100 * (runs[s]["test_top1"] - base[s]["test_top1"]) for s in shared])
+    corrected = holm([paired_p(gain) for gain in gains.values()])
+    told = {}
+    for (arm, gain), p in zip(gains.items(), corrected, strict=True):
+        mean, half = paired_interval(gain)
+        told[arm] = f"{mean:+.2f} ± {half:.2f} (n {len(gain)}, p {p:.3f})"
+    return told
+
+
+def _with(mean: float, half: float) -> str:
+    return f"{mean:.2f} ± {half:.2f}" if math.isfinite(half) else f"{mean:.2f}"
+
+
+def write_tables(file: Path, prices_file: Path | None) -> None:
+    """Markdown on the screen, CSV and LaTeX beside the results."""
+    prices: dict[str, float] = {}
+    if prices_file is not None:
+        for told in json.loads(prices_file.read_text())["mechanisms"]:
+            found = [p["over_none"] for p in told.get("prices", []) if p["engine"] == "openvino" and p.get("over_none")]
+            prices |= {told["name"]: float(found[0])} if found else {}
+    rows = list(table(lines(file), prices))
+    if not rows:
+        raise SystemExit(f"{file} holds no finished runs; run the grid first")
+    heads = list(rows[0])
+    print("| " + " | ".join(heads) + " |\n|" + " --- |" * len(heads))
+    for row in rows:
+        print("| " + " | ".join(row.values()) + " |")
+    with file.with_suffix(".csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, heads)
+        writer.writeheader()
+        writer.writerows(rows)
+    escaped = [
+        [cell.replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$") for cell in cells]
+        for cells in (heads, *(list(row.values()) for row in rows))
+    ]
+    body = "\n".join(" & ".join(cells) + r" \\" for cells in escaped)
+    file.with_suffix(".tex").write_text(f"\\begin{{tabular}}{{{'l' * len(heads)}}}\n{body}\n\\end{{tabular}}\n")
+
+
+def main() -> None:
+    """Run what is not there yet, or print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="class folders, or CIFAR's binaries")
+    parser.add_argument("--name", help="of the data set in the results (default: the folder's)")
+    parser.add_argument("--attention", default="none,wide,se", help="arms, by commas (default: %(default)s)")
+    parser.add_argument("--model", default="pico", help="pico, nano, tiny, small or resnet20 (default: %(default)s)")
+    parser.add_argument(
+        "--teach", default="labels", help="labels, or methods with --teacher: dist,kd+at (default: %(default)s)"
+    )
+    parser.add_argument("--teacher", default="none", help="as edgeattn train takes it")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--imgsz", type=int, default=32)
+    parser.add_argument("--runs", type=Path, default=Path("runs/evidence"))
+    parser.add_argument("--results", type=Path, default=Path("evidence"))
+    parser.add_argument("--tables", type=Path, help="print the tables of this file of results, and stop")
+    parser.add_argument("--prices", type=Path, help="what `edgeattn attentions --measure --json` wrote, for the tables")
+    options = parser.parse_args()
+    if options.tables:
+        write_tables(options.tables, options.prices)
+        return
+    name = options.name or options.data.resolve().name
+    file = options.results / f"{name}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    done = {key(line) for line in lines(file)}
+    data = None
+    # Seed by seed, so that an interrupted grid has whole pairs.
+    for seed in range(options.seeds):
+        for teach in options.teach.split(","):
+            for attention in options.attention.split(","):
+                if (name, options.model, attention, teach, options.epochs, seed) in done:
+                    continue
+                recipe = recipe_for(options, attention, teach, seed)
+                data = data or open_data(recipe, options.runs)
+                folder = options.runs / f"{name}-{options.model}-{options.epochs}" / f"{attention}-{teach}-{seed}"
+                line = run(recipe, folder, data, name)
+                with file.open("a") as stream:
+                    stream.write(json.dumps(line) + "\n")
+                print(
+                    f"{attention} {teach} seed {seed}: test {100 * line['test_top1']:.2f} %, {line['seconds']:.0f} s",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
