@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from edgeattn.errors import SpecError
 from edgeattn.nn.attention._parts import energy
-from edgeattn.nn.attention.additive import AdditiveAttention
+from edgeattn.nn.attention.additive import AdditiveAttention, AdditiveNormed
 from edgeattn.nn.attention.area import AreaAttention
-from edgeattn.nn.attention.bam import BAM
+from edgeattn.nn.attention.bam import BAM, BAMSequence
 from edgeattn.nn.attention.cbam import CBAM
 from edgeattn.nn.attention.cbam_lite import CBAMLite
 from edgeattn.nn.attention.cbam_spatial import CBAMSpatial, CBAMSpatialLite
@@ -77,6 +77,7 @@ FAMILIES: Mapping[str, Mapping[str, type[nn.Module]]] = MappingProxyType(
         },
         "channel and spatial": {
             "bam": BAM,
+            "bam_sequence": BAMSequence,
             "cbam": CBAM,
             "cbam_lite": CBAMLite,
             "channel_spatial": ChannelSpatial,
@@ -99,6 +100,7 @@ FAMILIES: Mapping[str, Mapping[str, type[nn.Module]]] = MappingProxyType(
         },
         "linear": {
             "additive": AdditiveAttention,
+            "additive_normed": AdditiveNormed,
             "relu_linear": ReLULinearAttention,
             "relu_linear_mean": ReLULinearMean,
             "separable": SeparableSelfAttention,

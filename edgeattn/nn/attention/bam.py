@@ -4,10 +4,12 @@ Paper: BAM: Bottleneck Attention Module (Park et al. 2018, arXiv:1807.06514).
     Mc = BN(W2 relu(W1 GAP(x))), C x 1 x 1
     Ms = BN(f1x1(f3x3(f3x3(f1x1(x))))), 1 x H x W, the 3 x 3 dilated by 4
     y = x * (1 + s(Mc + Ms))
+Gates in sequence, another function that is trained for itself: u = x (1 + s(Mc(x))), y = u (1 + s(Ms(u))); neither gate is of
+C x H x W.
 Deviations: BatchNorm and ReLU follow each of the first three convolutions of Ms, as in the authors' code, where the formula names
 none; the branches are added, as in the paper, where that code multiplies them. The squeeze is a multiple of 8 and at least
 8. The gate starts at s(-3), so that y starts at 1.05 x: twelve of them would otherwise multiply the signal by 130.
-Map: mean over channels of s(Mc + Ms). In training the channel branch needs two pictures in a batch.
+Map: mean over channels of s(Mc + Ms), in sequence s(Ms). In training the channel branch needs two pictures in a batch.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from edgeattn.errors import SpecError
-from edgeattn.nn.attention._parts import OPEN, squeezed_width, start_open
+from edgeattn.nn.attention._parts import OPEN, gate, squeezed_width, start_open
 from edgeattn.nn.layers import ConvNorm, global_mean
 
 
@@ -49,6 +51,20 @@ class BAM(nn.Module):
 
     def _gate(self, x_BCHW: Tensor) -> Tensor:
         return (self.channel(global_mean(x_BCHW)) + self.spatial(x_BCHW)).sigmoid()  # type: ignore[no-any-return]
+
+
+class BAMSequence(BAM):
+    """BAM with its gates one after the other: (B, C, H, W) -> (B, C, H, W)."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Raise channels, then places."""
+        return self.attend(x_BCHW)[0]
+
+    def attend(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the output and the map (B, H, W)."""
+        u_BCHW = x_BCHW * (1 + gate(self.channel(global_mean(x_BCHW))))
+        gate_B1HW = gate(self.spatial(u_BCHW))
+        return u_BCHW * (1 + gate_B1HW), gate_B1HW.squeeze(1)
 
 
 def _dilated(width: int, dilation: int) -> ConvNorm:

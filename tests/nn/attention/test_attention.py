@@ -38,7 +38,9 @@ def test_a_class_of_ones_own() -> None:
 
 
 def test_names_that_nothing_goes_by() -> None:
-    with pytest.raises(NameNotFoundError, match=r"'coordd'.*mean 'coord'.*additive, area, .*, triplet, wide, xca"):
+    with pytest.raises(
+        NameNotFoundError, match=r"'coordd'.*mean 'coord'.*additive, additive_normed, area, .*, triplet, wide, xca"
+    ):
         build_attention("coordd", C)
     with pytest.raises(NameNotFoundError, match=r"no_such_module"):
         build_attention("no_such_module:Class", C)

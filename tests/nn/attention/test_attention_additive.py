@@ -23,7 +23,7 @@ from torch import nn
 from with_timm import timm_module
 
 from edgeattn.nn.attention import attend
-from edgeattn.nn.attention.additive import AdditiveAttention
+from edgeattn.nn.attention.additive import AdditiveAttention, AdditiveNormed
 
 
 def unit(v: Array) -> Array:
@@ -40,6 +40,32 @@ def naive(module: nn.Module, x: Array) -> tuple[Array, Array]:
     mixed = [conv1x1(module.project, k[n] * g) + q[n] for n in range(len(places))]
     out = np.array([normed(module.out[1], conv1x1(module.out[0], v)) for v in mixed])
     return x + out.T.reshape(x.shape), (abs(a) / sum(abs(a))).reshape(height, width)
+
+
+def naive_normed(module: nn.Module, x: Array) -> tuple[Array, Array]:
+    _, height, width = x.shape
+
+    def normed_1x1(layer: nn.Module, place: Array) -> Array:
+        return normed(layer[1], conv1x1(layer[0], place))
+
+    places = [x[:, i, j] for i in range(height) for j in range(width)]
+    q, k = ([normed_1x1(layer, place) for place in places] for layer in (module.query, module.key))
+    a = np.array([normed_1x1(module.weigh, v)[0] for v in q])
+    g = sum(weight * v for weight, v in zip(a, q, strict=True)) / len(places)
+    mixed = [conv1x1(module.project, k[n] * g) + q[n] for n in range(len(places))]
+    out = np.array([normed_1x1(module.out, v) for v in mixed])
+    return x + out.T.reshape(x.shape), (abs(a) / sum(abs(a))).reshape(height, width)
+
+
+@pytest.mark.parametrize("size", [(6, 5), (3, 3), (1, 1)])
+def test_the_normed_form_equals_its_formula(size: tuple[int, int]) -> None:
+    check_equals_naive(AdditiveNormed(C), naive_normed, size=size)
+
+
+def test_the_normed_form_divides_by_nothing(tmp_path: Path) -> None:
+    check_shapes_and_gradient(AdditiveNormed(48), channels=48, size=(7, 3))
+    for operators in check_export(AdditiveNormed(C), tmp_path):
+        assert not {"MatMul", "Softmax"} & set(operators)
 
 
 @pytest.mark.parametrize("size", [(6, 5), (3, 3), (1, 1)])

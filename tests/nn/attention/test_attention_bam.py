@@ -25,7 +25,7 @@ from torch import nn
 
 from edgeattn.errors import SpecError
 from edgeattn.nn.attention import attend
-from edgeattn.nn.attention.bam import BAM
+from edgeattn.nn.attention.bam import BAM, BAMSequence
 from edgeattn.nn.layers import fold
 
 
@@ -40,6 +40,29 @@ def naive(module: nn.Module, x: Array) -> tuple[Array, Array]:
     spatial = normed(norm, convolve(conv, spatial))[0]
     gate = np.vectorize(sigmoid)(channel[:, None, None] + spatial[None])
     return x * (1 + gate), gate.mean(0)
+
+
+def naive_in_sequence(module: nn.Module, x: Array) -> tuple[Array, Array]:
+    first, _, (last, norm) = module.channel
+    pooled = np.array([channel.mean() for channel in x])
+    channel = normed(norm, conv1x1(last, np.maximum(conv1x1(first, pooled), 0)))
+    u = x * (1 + np.vectorize(sigmoid)(channel))[:, None, None]
+    spatial = u
+    for conv, norm in (module.spatial[0], module.spatial[2], module.spatial[4]):
+        spatial = np.maximum(normed(norm, convolve(conv, spatial)), 0)
+    conv, norm = module.spatial[6]
+    gate = np.vectorize(sigmoid)(normed(norm, convolve(conv, spatial))[0])
+    return u * (1 + gate), gate
+
+
+@pytest.mark.parametrize("size", [(6, 5), (3, 3), (1, 1)])
+def test_in_sequence_equals_its_formula(size: tuple[int, int]) -> None:
+    check_equals_naive(BAMSequence(C), naive_in_sequence, size=size)
+
+
+def test_in_sequence(tmp_path: Path) -> None:
+    check_shapes_and_gradient(BAMSequence(C))
+    check_export(BAMSequence(C), tmp_path)
 
 
 @pytest.mark.parametrize("size", [(6, 5), (3, 3), (1, 1)])
