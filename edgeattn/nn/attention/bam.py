@@ -56,6 +56,12 @@ class BAM(nn.Module):
 class BAMSequence(BAM):
     """BAM with its gates one after the other: (B, C, H, W) -> (B, C, H, W)."""
 
+    def __init__(self, channels: int, *, reduction: int = 16, dilation: int = 4) -> None:
+        super().__init__(channels, reduction=reduction, dilation=dilation)
+        for branch in (self.channel[2], self.spatial[6]):
+            assert isinstance(branch, ConvNorm)
+            start_open(branch[1], -OPEN)  # each stands alone, not as a half of a sum
+
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Raise channels, then places."""
         return self.attend(x_BCHW)[0]

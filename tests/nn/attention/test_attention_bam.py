@@ -63,6 +63,9 @@ def test_in_sequence_equals_its_formula(size: tuple[int, int]) -> None:
 def test_in_sequence(tmp_path: Path) -> None:
     check_shapes_and_gradient(BAMSequence(C))
     check_export(BAMSequence(C), tmp_path)
+    x = torch.randn(4, C, 8, 8)
+    ratio = (BAMSequence(C).eval()(x) / x).detach()
+    assert float(ratio.mean()) == pytest.approx((1 + sigmoid(-3)) ** 2, abs=0.05)
 
 
 @pytest.mark.parametrize("size", [(6, 5), (3, 3), (1, 1)])
