@@ -63,8 +63,9 @@ def verify(
     what = f"{report.n} pictures of {data}" if pictures else "the maker's golden inputs alone (pictures: --data DIR)"
     say(f"{loaded.name} on {what}")
     console.print(table(report))
-    for line in figures(report):
-        say(line)
+    for result in report.results:
+        if told := figures(result):
+            say(f"{result.engine} {result.precision}: {'; '.join(told)}")
     for line in remarks(report):
         say(line)
     payload = report.json() | {"environment": environment()}
@@ -176,24 +177,21 @@ def _cells(result: Result) -> list[str]:
     ]
 
 
-def figures(report: Report) -> list[str]:
+def figures(result: Result) -> list[str]:
     """What the table has no room for: the means over classes, calibration, and where it looks."""
-    lines = []
-    for r in report.results:
-        parts = []
-        if r.macro is not None and r.calibration_error is not None:
-            parts.append(
-                f"precision {100 * r.macro.precision:.1f}, recall {100 * r.macro.recall:.1f}, F1 {100 * r.macro.f1:.1f} % "
-                f"(macro), calibration error {100 * r.calibration_error:.1f} points"
-            )
-        if r.looking:
-            parts.append(
-                f"looks: {100 * r.looking['energy_inside']:.0f} % inside, points inside on "
-                f"{100 * r.looking['pointing']:.0f} %, KL {r.looking['kl']:.2f}, cosine {r.looking['cosine']:.2f}"
-            )
-        if parts:
-            lines.append(f"{r.engine} {r.precision}: {'; '.join(parts)}")
-    return lines
+    parts = []
+    if result.macro is not None and result.calibration_error is not None:
+        macro = result.macro
+        parts.append(
+            f"precision {100 * macro.precision:.1f}, recall {100 * macro.recall:.1f}, F1 {100 * macro.f1:.1f} % "
+            f"(macro), calibration error {100 * result.calibration_error:.1f} points"
+        )
+    if told := result.looking:
+        parts.append(
+            f"looks: {100 * told['energy_inside']:.0f} % inside, points inside on "
+            f"{100 * told['pointing']:.0f} %, KL {told['kl']:.2f}, cosine {told['cosine']:.2f}"
+        )
+    return parts
 
 
 def remarks(report: Report) -> list[str]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeattn import __version__, maps
 from edgeattn.bundle import Bundle
+from edgeattn.cli.verify import figures
 from edgeattn.deploy.verify import Report, Result
 from edgeattn.engines import open_artefact
 from edgeattn.engines.base import Engine
@@ -44,7 +45,7 @@ def write_report(path: Path, bundle: Bundle, found: Report, names: Sequence[Path
     content: dict[str, Any] = {
         "title": f"{bundle.name}: does it still see what it saw?",
         "subtitle": f"{found.n} pictures, {who} shown; {bundle.path}",
-        "notes": _notes(shown),
+        "notes": figures(shown),
         "columns": rows[0],
         "rows": rows[1:],
         "foot": f"edgeattn {__version__}, bundle {found.digest[:16]}",
@@ -81,22 +82,6 @@ def worst_first(result: Result, truth: NDArray[np.int64] | None) -> list[int]:
     scores = np.array(result.scores)
     right = np.ones(len(scores), bool) if truth is None else np.array(result.answers) == truth
     return [int(i) for i in np.lexsort((np.where(right, scores, -scores), right))]
-
-
-def _notes(result: Result) -> list[str]:
-    notes = []
-    if result.macro is not None and result.top1 is not None:
-        notes.append(
-            f"Top-1 {100 * result.top1:.1f} %, and every class counting the same: precision {100 * result.macro.precision:.1f}, "
-            f"recall {100 * result.macro.recall:.1f}, F1 {100 * result.macro.f1:.1f} %."
-        )
-    if result.looking:
-        told = result.looking
-        notes.append(
-            f"Where it looks, against the truth: {100 * told['energy_inside']:.0f} % of its attention inside, its greatest point "
-            f"inside on {100 * told['pointing']:.0f} % of the pictures, KL {told['kl']:.2f} nats, cosine {told['cosine']:.2f}."
-        )
-    return notes
 
 
 def _case(

@@ -306,10 +306,8 @@ def _look(
         return
     for run, own in zip(order, outputs, strict=True):
         found = attention.mean_map({m.output: own[m.output] for m in spec.maps})
-        _note(run.looking, "energy_inside", np.float64(looking.energy_inside(found, seen > 0)))
-        _note(run.looking, "pointing", np.float64(looking.pointing(found, seen > 0)))
-        _note(run.looking, "kl", np.float64(looking.kl(found, seen)))
-        _note(run.looking, "cosine", np.float64(looking.cosine(found, seen)))
+        for name, figure in looking.measures(found, seen).items():
+            run.looking.setdefault(name, []).append(figure)
 
 
 def _mixed(data: Iterable[Shown]) -> Iterator[tuple[int, Shown]]:
@@ -319,7 +317,7 @@ def _mixed(data: Iterable[Shown]) -> Iterator[tuple[int, Shown]]:
     return enumerate(data)
 
 
-def _note(series: dict[str, list[float]], name: str, figure: NDArray[np.float64] | np.float64) -> None:
+def _note(series: dict[str, list[float]], name: str, figure: NDArray[np.float64]) -> None:
     series.setdefault(name, []).append(figure.item())
 
 

@@ -92,6 +92,17 @@ def auc_judd(map_hw: NDArray[Any], fixated_HW: Mask) -> float:
     return float((ranks[hit].sum() - hits * (hits + 1) / 2) / (hits * others))
 
 
+def measures(map_hw: NDArray[Any], density_HW: NDArray[Any]) -> dict[str, float]:
+    """Every measure that a mask or a density allows, by name; a mask is where the density is above 0."""
+    mask_HW = density_HW > 0
+    return {
+        "energy_inside": energy_inside(map_hw, mask_HW),
+        "pointing": float(pointing(map_hw, mask_HW)),
+        "kl": kl(map_hw, density_HW),
+        "cosine": cosine(map_hw, density_HW),
+    }
+
+
 def resized(map_hw: NDArray[Any], shape: tuple[int, ...]) -> Maps:
     """A map (h, w) at another size, bilinear.
 

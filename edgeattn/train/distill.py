@@ -29,19 +29,17 @@ class Method:
     """Its own weight."""
     labels: float = 1.0
     """Weight of the labels' cross entropy beside it."""
-    about: str = ""
-    """What it is, in a line."""
 
 
 METHODS = {
-    "kd": Method("logits", 0.9, 0.1, "softened answers (Hinton 2015)"),
-    "dkd": Method("logits", 1.0, 1.0, "the target's and the other classes' part apart (2022)"),
-    "dist": Method("logits", 1.0, 1.0, "correlations with a stronger teacher (DIST 2022)"),
-    "rkd": Method("features", 1.0, 1.0, "distances and angles between pictures (2019)"),
-    "at": Method("features", 1000.0, 1.0, "activation energy, between like nets (2017)"),
-    "cwd": Method("features", 1.0, 1.0, "where each channel is active (2021)"),
-    "mgd": Method("features", 2e-5, 1.0, "masked features made whole again (2022)"),
-    "maps": Method("maps", 1.0, 1.0, "where the teacher's attention lies, any mechanism from any other"),
+    "kd": Method("logits", 0.9, 0.1),  # softened answers (Hinton 2015)
+    "dkd": Method("logits", 1.0, 1.0),  # the target's and the other classes' part apart (2022)
+    "dist": Method("logits", 1.0, 1.0),  # correlations with a stronger teacher (DIST 2022)
+    "rkd": Method("features", 1.0, 1.0),  # distances and angles between pictures (2019)
+    "at": Method("features", 1000.0, 1.0),  # activation energy, between like nets (2017)
+    "cwd": Method("features", 1.0, 1.0),  # where each channel is active (2021)
+    "mgd": Method("features", 2e-5, 1.0),  # masked features made whole again (2022)
+    "maps": Method("maps", 1.0, 1.0),  # where the teacher's attention lies, any mechanism from any other
 }
 
 

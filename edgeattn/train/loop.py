@@ -156,18 +156,10 @@ class _Run:
     def _epoch(self, epoch: int, bar: Progress, task: Any) -> dict[str, float]:
         self.objective.train()
         sums: dict[str, float] = {}
-        waited, started = 0.0, time.monotonic()
-        batches = self.loader.epoch(epoch)
-        while True:
-            asked = time.monotonic()
-            batch = next(batches, None)
-            waited += time.monotonic() - asked
-            if batch is None:
-                break
+        for batch in self.loader.epoch(epoch):
             for name, value in self.advance(batch.to(self.accelerator.device)).items():
                 sums[name] = sums.get(name, 0.0) + value
             bar.advance(task)
-        self.waited = waited / (time.monotonic() - started)
         return {name: value / len(self.loader) for name, value in sums.items()} | {"lr": self._lr()}
 
     def advance(self, batch: Batch) -> dict[str, float]:

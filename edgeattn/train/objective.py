@@ -45,13 +45,13 @@ class Objective(nn.Module):
         self.recipe, self.model = recipe, model
         self._teacher = (teacher,)  # in a tuple, it is no part of this module: neither trained nor saved
         self.methods = methods(recipe.distill) if teacher else ()
-        self.maps = recipe.supervise != "none" or needs(self.methods, "maps")
-        self.features = needs(self.methods, "features")
+        self.teaches_maps, self.features = needs(self.methods, "maps"), needs(self.methods, "features")
+        self.maps = self.teaches_maps or recipe.supervise != "none"
+        self.looking = f"looking_{recipe.supervise}"
         self.distiller: Distiller | None = None
-        own = self._probe(model)
         if teacher is not None:
-            self.distiller = Distiller(self.methods, own, self._teach(self._empty(teacher)))
-        self.blocks = _chosen_blocks(recipe, tuple(own.maps)) if recipe.supervise != "none" else ()
+            self.distiller = Distiller(self.methods, self._probe(model), self._teach(self._empty(teacher)))
+        self.blocks = _chosen_blocks(recipe, tuple(self._probe(model).maps)) if recipe.supervise != "none" else ()
         self.log_sigma = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(())) for name in self._names()} if recipe.weighting == "uncertainty" else {}
         )
@@ -64,7 +64,7 @@ class Objective(nn.Module):
     @property
     def teacher_answers_alone(self) -> bool:
         """Whether of the teacher nothing but its answer is needed."""
-        return self.teacher is not None and not self.features and not needs(self.methods, "maps")
+        return self.teacher is not None and not self.features and not self.teaches_maps
 
     def forward(
         self,
@@ -108,15 +108,15 @@ class Objective(nn.Module):
         }
 
     def _names(self) -> list[str]:
-        supervised = [f"looking_{self.recipe.supervise}"] if self.blocks or self.recipe.supervise != "none" else []
-        return ["cross_entropy", *supervised, *(["adversarial"] if self.recipe.fgsm else []), *self.methods]
+        chosen = [self.looking] * bool(self.blocks) + ["adversarial"] * bool(self.recipe.fgsm)
+        return ["cross_entropy", *chosen, *self.methods]
 
     def _taught_by_data(self, seen: Seen, target_BK: Tensor, where_Bhw: Tensor, progress: float) -> dict[str, Tensor]:
         smoothing = 0.0 if self.methods else self.recipe.label_smoothing
         weight = labels_weight(self.methods) if self.methods else 1.0
         terms = {"cross_entropy": weight * losses.soft_cross_entropy(seen.logits, target_BK, smoothing)}
         if self.blocks:
-            terms[f"looking_{self.recipe.supervise}"] = self._weight(progress) * self._looking(seen, where_Bhw)
+            terms[self.looking] = self._weight(progress) * self._looking(seen, where_Bhw)
         return terms
 
     def _looking(self, seen: Seen, where_Bhw: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class Objective(nn.Module):
     def _teach(self, x_BCHW: Tensor) -> Seen:
         assert self.teacher is not None
         with torch.no_grad():
-            return watch(self.teacher, x_BCHW, maps=needs(self.methods, "maps"), features=self.features)
+            return watch(self.teacher, x_BCHW, maps=self.teaches_maps, features=self.features)
 
     def _probe(self, model: nn.Module) -> Seen:
         was_training = model.training

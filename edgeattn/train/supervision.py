@@ -20,15 +20,11 @@ class Supervision:
     """Its weight beside the labels' loss, unless a recipe says otherwise."""
     gates_only: bool = False
     """Whether it compares values themselves, which must lie between 0 and 1."""
-    about: str = ""
-    """What it is for."""
 
 
 SUPERVISIONS = {
-    "kl": Supervision(map_kl, 0.5, about="density maps: gaze, or any mask"),
-    "ce": Supervision(map_cross_entropy, 0.5, about="masks and boxes; kl but for a constant"),
-    "bce": Supervision(
-        map_binary_cross_entropy, 0.5, gates_only=True, about="sigmoid gates against masks, place by place"
-    ),
-    "cosine": Supervision(map_cosine, 0.5, about="maps and targets without a common scale"),
+    "kl": Supervision(map_kl, 0.5),  # density maps: gaze, or any mask
+    "ce": Supervision(map_cross_entropy, 0.5),  # masks and boxes; kl but for a constant
+    "bce": Supervision(map_binary_cross_entropy, 0.5, gates_only=True),  # sigmoid gates against masks, place by place
+    "cosine": Supervision(map_cosine, 0.5),  # maps and targets without a common scale
 }
