@@ -13,7 +13,8 @@ from edgeattn.cli.common import console, say, write_json
 from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
-    from edgeattn.deploy.verify import Report, Result, Shown
+    from edgeattn.deploy.results import Report, Result
+    from edgeattn.deploy.verify import Shown
     from edgeattn.spec import Spec
 
 NONE = "none"

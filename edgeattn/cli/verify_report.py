@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeattn import __version__, maps
 from edgeattn.bundle import Bundle
 from edgeattn.cli.verify import figures
-from edgeattn.deploy.verify import Report, Result
+from edgeattn.deploy.results import Report, Result
 from edgeattn.engines import open_artefact
 from edgeattn.engines.base import Engine
 from edgeattn.evaluation import classify, looking, report

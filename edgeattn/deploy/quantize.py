@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from edgeattn.bundle import Bundle, extend
 from edgeattn.deploy.export import quiet, versions
-from edgeattn.deploy.verify import Report, gates, verify
+from edgeattn.deploy.results import Report, gates
+from edgeattn.deploy.verify import verify
 from edgeattn.errors import DataError, EdgeAttnError
 from edgeattn.imaging import Picture, prepare
 from edgeattn.spec import Artefact

@@ -26,18 +26,17 @@ from numpy.typing import NDArray
 
 from edgeattn import maps as attention
 from edgeattn.bundle import Bundle
+from edgeattn.deploy.results import Report, Result
 from edgeattn.engines import NAMES, PRECISIONS, check_names, open_artefact
 from edgeattn.engines.base import Array, Engine
 from edgeattn.engines.choose import AGREEMENT, makers_agreement
 from edgeattn.errors import BundleError, DataError, EngineError
 from edgeattn.evaluation import classify, looking, significance
-from edgeattn.evaluation.significance import Gate, Verdict
+from edgeattn.evaluation.significance import Gate
 from edgeattn.imaging import Picture, crop_box, prepare
 from edgeattn.spec import Artefact, Spec, to_json
 from edgeattn.tasks import decode
 from edgeattn.timing import NS_PER_MS, Clock, monotonic_ns
-
-SCHEMA = "edgeattn.verify/1"
 
 Shown = tuple[Picture, int | None] | tuple[Picture, int | None, Array]
 """A picture, its label, and where to look on it if that is told."""
@@ -56,87 +55,6 @@ LEAST_DIVERGENCE = 1e-9
 """Maps of different pictures that diverge by fewer bits are all alike, and what differs from them is rounding."""
 BROKEN = -2
 """The answer of an artefact whose outputs are not finite; never right."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was measured on one artefact."""
-
-    engine: str
-    """Its engine."""
-    precision: str
-    """Precision of its file: `float` or `int8`."""
-    executed_precision: str = "nothing"
-    """What the engine executed."""
-    threads: int = 0
-    """Threads that computed one inference."""
-    n: int = 0
-    """Pictures."""
-    top1: float | None = None
-    """Share of right answers; None: no labels."""
-    agreement: float | None = None
-    """Share of pictures on which it answers as the float reference; without pictures, as the maker on golden inputs."""
-    map_js: float | None = None
-    """Median divergence of its maps from float's, as a fraction of that between different pictures; None: no maps."""
-    map_rank: float | None = None
-    """Median rank correlation of its maps with float's; None: no maps."""
-    latency_ms: float | None = None
-    """Median time of one inference with maps, all artefacts in turns."""
-    macro: classify.Macro | None = None
-    """Precision, recall and F1, each class counting the same; None: no labels."""
-    calibration_error: float | None = None
-    """Mean gap between the answers' probabilities and the share of right ones (ECE); None: no labels."""
-    looking: Mapping[str, float] = field(default_factory=dict)
-    """How well the mean of its maps tells where to look (see `evaluation.looking`), means over the pictures with a truth."""
-    classes: tuple[classify.ClassScore, ...] = ()
-    """Scores class by class; empty: no labels."""
-    flips: tuple[int, ...] = ()
-    """Places, in the data, of the pictures that it answers otherwise than the float reference."""
-    answers: tuple[int, ...] = field(default=(), repr=False)
-    """Its answers in the order of the data: indices of labels, -1 for none of them."""
-    scores: tuple[float, ...] = field(default=(), repr=False)
-    """The answers' probabilities, likewise."""
-    gates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Gates by name: figures and `verdict`."""
-
-    @property
-    def verdict(self) -> Verdict:
-        """The worst of its gates."""
-        return significance.worst([gate["verdict"] for gate in self.gates.values()])
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was measured on a bundle."""
-
-    bundle: str
-    """The bundle's folder."""
-    digest: str
-    """The bundle's digest."""
-    n: int
-    """Pictures."""
-    results: tuple[Result, ...]
-    """One an artefact."""
-    truth: tuple[int, ...] = field(default=(), repr=False)
-    """The labels in the order of the data; empty: none."""
-
-    @property
-    def verdict(self) -> Verdict:
-        """The worst of its results."""
-        return significance.worst([result.verdict for result in self.results])
-
-    def json(self) -> dict[str, Any]:
-        """The report as other programs read it."""
-        rows = [to_json(result) | {"verdict": result.verdict} for result in self.results]
-        for row in rows:  # a line a picture would bury the figures
-            del row["answers"], row["scores"]
-        head = {"schema": SCHEMA, "bundle": self.bundle, "digest": self.digest, "n": self.n, "verdict": self.verdict}
-        return head | {"results": rows}
-
-
-def gates(result: Result) -> dict[str, dict[str, Any]]:
-    """A result's gates as plain values, for an artefact of bundle.json."""
-    return {name: dict(gate) for name, gate in result.gates.items()}
 
 
 def verify(

@@ -1,0 +1,94 @@
+"""What `verify` found: figures and gates of every artefact, and the report that other programs read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgeattn.evaluation import classify, significance
+from edgeattn.evaluation.significance import Verdict
+from edgeattn.spec import to_json
+
+SCHEMA = "edgeattn.verify/1"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured on one artefact."""
+
+    engine: str
+    """Its engine."""
+    precision: str
+    """Precision of its file: `float` or `int8`."""
+    executed_precision: str = "nothing"
+    """What the engine executed."""
+    threads: int = 0
+    """Threads that computed one inference."""
+    n: int = 0
+    """Pictures."""
+    top1: float | None = None
+    """Share of right answers; None: no labels."""
+    agreement: float | None = None
+    """Share of pictures on which it answers as the float reference; without pictures, as the maker on golden inputs."""
+    map_js: float | None = None
+    """Median divergence of its maps from float's, as a fraction of that between different pictures; None: no maps."""
+    map_rank: float | None = None
+    """Median rank correlation of its maps with float's; None: no maps."""
+    latency_ms: float | None = None
+    """Median time of one inference with maps, all artefacts in turns."""
+    macro: classify.Macro | None = None
+    """Precision, recall and F1, each class counting the same; None: no labels."""
+    calibration_error: float | None = None
+    """Mean gap between the answers' probabilities and the share of right ones (ECE); None: no labels."""
+    looking: Mapping[str, float] = field(default_factory=dict)
+    """How well the mean of its maps tells where to look (see `evaluation.looking`), means over the pictures with a truth."""
+    classes: tuple[classify.ClassScore, ...] = ()
+    """Scores class by class; empty: no labels."""
+    flips: tuple[int, ...] = ()
+    """Places, in the data, of the pictures that it answers otherwise than the float reference."""
+    answers: tuple[int, ...] = field(default=(), repr=False)
+    """Its answers in the order of the data: indices of labels, -1 for none of them."""
+    scores: tuple[float, ...] = field(default=(), repr=False)
+    """The answers' probabilities, likewise."""
+    gates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Gates by name: figures and `verdict`."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of its gates."""
+        return significance.worst([gate["verdict"] for gate in self.gates.values()])
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured on a bundle."""
+
+    bundle: str
+    """The bundle's folder."""
+    digest: str
+    """The bundle's digest."""
+    n: int
+    """Pictures."""
+    results: tuple[Result, ...]
+    """One an artefact."""
+    truth: tuple[int, ...] = field(default=(), repr=False)
+    """The labels in the order of the data; empty: none."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of its results."""
+        return significance.worst([result.verdict for result in self.results])
+
+    def json(self) -> dict[str, Any]:
+        """The report as other programs read it."""
+        rows = [to_json(result) | {"verdict": result.verdict} for result in self.results]
+        for row in rows:  # a line a picture would bury the figures
+            del row["answers"], row["scores"]
+        head = {"schema": SCHEMA, "bundle": self.bundle, "digest": self.digest, "n": self.n, "verdict": self.verdict}
+        return head | {"results": rows}
+
+
+def gates(result: Result) -> dict[str, dict[str, Any]]:
+    """A result's gates as plain values, for an artefact of bundle.json."""
+    return {name: dict(gate) for name, gate in result.gates.items()}
