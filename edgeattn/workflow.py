@@ -16,10 +16,11 @@ import numpy as np
 
 from edgeattn.bundle import Bundle
 from edgeattn.deploy.calibration import Calibration
-from edgeattn.deploy.export import GOLDEN_PICTURES, export, recipe_digest
+from edgeattn.deploy.export import GOLDEN_PICTURES, Deployed, export, recipe_digest, to_onnx
 from edgeattn.deploy.quantize import Quantized, quantize
 from edgeattn.errors import DataError
 from edgeattn.evaluation.significance import Gate, loss_gate
+from edgeattn.nn.attention import EMPTY
 from edgeattn.nn.model import LITE
 from edgeattn.spec import to_json
 from edgeattn.train.loader import TrainingData
@@ -36,6 +37,8 @@ BEHIND = 0.03
 """A student that loses more top-1 than this against its teacher is clearly behind."""
 RESERVE_MINUTES = 1.0
 """Time kept for export, quantization and verification."""
+QAT_LR = 1 / 32
+"""Learning rate of a quantization-aware fine-tuning, as a fraction of its run's: BatchNorm is gone."""
 TEACHER_SHARE = 0.35
 """Share of the training time that the teacher gets."""
 
@@ -148,8 +151,36 @@ def export_run(trained: Trained, data: TrainingData, path: Path, **provenance: A
     )
 
 
-def quantize_run(bundle: Bundle, data: TrainingData, folder: Path, calibration: Calibration | None = None) -> Quantized:
+def qat_recipe(run: Trained, epochs: int) -> Recipe:
+    """The recipe that fine-tunes a finished run with int8's rounding in the way, taught by that run itself: answers and maps."""
+    if run.recipe.qat:
+        raise DataError(f"{run.folder} has been fine-tuned for int8 already; name the run that it came from")
+    return replace(
+        run.recipe,
+        qat=True,
+        start=str(run.folder),
+        teacher=str(run.folder),
+        distill="kd" if run.recipe.attention in EMPTY else "kd+maps",
+        supervise="none",
+        weighting="fixed",
+        fgsm=0.0,
+        dropout=0.0,
+        epochs=epochs,
+        lr=run.recipe.lr * QAT_LR,
+    )
+
+
+def quantize_run(
+    bundle: Bundle,
+    data: TrainingData,
+    folder: Path,
+    calibration: Calibration | None = None,
+    tuned: Trained | None = None,
+) -> Quantized:
     """Quantize a bundle on the set drawn from its training pictures (or the one given), whose manifest is written to `folder`.
+
+    With `tuned`, a quantization-aware run, the int8 files get that run's weights; the float file stays what it is, and is what
+    they are measured against.
 
     Raises:
         DataError: too few training pictures for a calibration set.
@@ -161,7 +192,7 @@ def quantize_run(bundle: Bundle, data: TrainingData, folder: Path, calibration: 
         )
     manifest = folder / "calibration.toml"
     chosen.write(manifest)
-    digest = {
+    told: dict[str, Any] = {
         "calibration": {
             "pictures": len(chosen),
             "seed": chosen.seed,
@@ -169,7 +200,11 @@ def quantize_run(bundle: Bundle, data: TrainingData, folder: Path, calibration: 
             "manifest_digest": recipe_digest(dict(zip(chosen.files, chosen.digests, strict=True))),
         }
     }
-    return quantize(bundle, chosen.pictures(), data.validation, provenance=digest)
+    source = None
+    if tuned is not None:
+        told["qat"] = {"recipe": to_json(tuned.recipe), "recipe_digest": recipe_digest(to_json(tuned.recipe))}
+        source = to_onnx(Deployed(tuned.model), bundle.spec)
+    return quantize(bundle, chosen.pictures(), data.validation, source=source, provenance=told)
 
 
 def make(

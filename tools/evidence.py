@@ -54,7 +54,7 @@ def recipe_for(options: argparse.Namespace, attention: str, teach: str, seed: in
     )  # fmt: skip
 
 
-def run(recipe: Recipe, folder: Path, data: TrainingData, name: str) -> dict[str, Any]:
+def run(recipe: Recipe, folder: Path, data: TrainingData, name: str, *, int8: bool = True) -> dict[str, Any]:
     """Train, then look at the test part once: the trained net, and its int8 files through their engines."""
     started = time.monotonic()
     trained = train(recipe, folder, data=data, resume=True)
@@ -67,6 +67,8 @@ def run(recipe: Recipe, folder: Path, data: TrainingData, name: str) -> dict[str
         "test_n": len(data.test), "test_top1": round(top1(trained.model, data.test, recipe), 5),
         "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
+    if not int8:
+        return line | {"revision": revision(), "environment": environment()}
     try:
         bundle = workflow.export_run(trained, data, folder / "bundle")
         report = workflow.quantize_run(bundle, replace(data, validation=data.test), folder).report

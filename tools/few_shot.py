@@ -1,11 +1,13 @@
-"""What a teacher is worth with eight people's pictures: hand signs, student with a teacher against student without.
+"""Does attention pay, and does a teacher, when there are few pictures? Hand signs of 4, 8 and 16 people.
 
-    python tools/few_shot.py ~/edge-data/sign-digits --out runs/few-shot --seeds 5
+    python tools/few_shot.py ~/edge-data/sign-digits --seeds 5 --only 0/2    # and 1/2 in a second shell, to share the work
+    python tools/evidence.py --tables evidence/few-shot.jsonl
 
-Each seed draws eight people of the pack's training part, about 80 pictures, and trains two picos on them, alike but for
-the teacher: an EfficientNet-Lite0 fine-tuned on the same pictures. Both start from random weights, since the zoo's have seen
-these hands. They are judged on all other people of the training part; the pack's test part is not touched.
-Prints the paired difference with its 95 % interval (Student's t over the seeds). Resumes where it was interrupted.
+Each seed draws people, about ten pictures each, and trains picos on them from random weights, all for about the same
+number of views: each attention at the cost of the plain net, from the labels alone and with a teacher. The teacher is an
+EfficientNet-Lite0 that was fine-tuned once on the pictures of 80 people, those few among them: what it knows and the student
+cannot see is the point of a teacher. All are judged on the other people of the pack's training part, whom no net has seen;
+the pack's test part is not touched. Resumes where it was interrupted; evidence.py prints the tables.
 """
 
 from __future__ import annotations
@@ -13,71 +15,98 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]  # scikit-learn brings it
+from evidence import key, lines, run
 
 from edgeattn import workflow
 from edgeattn.datasets.folder import Sample
-from edgeattn.train import Recipe, Trained, TrainingData, train
+from edgeattn.nn.attention import EMPTY
+from edgeattn.train import Recipe, TrainingData, train
 from edgeattn.train.loader import FolderViews, PictureFiles
-from edgeattn.train.loop import answers
 
 LABELS = tuple("0123456789")
-PEOPLE = 8
+KNOWN = 80
+"""People whose pictures the teacher learns; the students' are some of them."""
+ARMS = "none,wide,se,eca,coord,cbam_lite,spatial,srm,simam,shsa"
 
 
-def open_people(root: Path, recipe: Recipe, seed: int) -> TrainingData:
-    """Pictures of eight people to train on; those of all others to judge by."""
+def pictures_of(root: Path, people: Collection[str]) -> list[Sample]:
+    """The pictures of these people."""
     with (root / "train.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    people = sorted({row["participant"] for row in rows})
-    chosen = set(np.random.default_rng(seed).permutation(people)[:PEOPLE])
-    parts: dict[bool, list[Sample]] = {True: [], False: []}
-    for row in rows:
-        parts[row["participant"] in chosen].append(Sample(root / row["file"], int(row["label"])))
-    views = FolderViews(parts[True], recipe.input, recipe.augment)
-    return TrainingData(LABELS, views, PictureFiles(parts[False]))
+    return [Sample(root / row["file"], int(row["label"])) for row in rows if row["participant"] in people]
 
 
-def right(trained: Trained, data: TrainingData) -> float:
-    """Share of right answers on the other people."""
-    given = answers(trained.model, data.validation, trained.recipe)
-    return float(np.mean(given == [label for _, label in data.validation]))
+def all_people(root: Path) -> list[str]:
+    """Everybody in the pack's training part, in a fixed random order: the first `KNOWN` may be learnt from."""
+    with (root / "train.csv").open(newline="") as stream:
+        found = sorted({row["participant"] for row in csv.DictReader(stream)})
+    return [str(one) for one in np.random.default_rng(0).permutation(found)]
+
+
+def open_people(root: Path, recipe: Recipe, count: int) -> TrainingData:
+    """Pictures of `count` people, drawn by the recipe's seed, to train on; those of all unknown people to judge by."""
+    people = all_people(root)
+    chosen = np.random.default_rng(recipe.seed).permutation(people[:KNOWN])[:count]
+    views = FolderViews(pictures_of(root, set(chosen)), recipe.input, recipe.augment)
+    judged = pictures_of(root, set(people[KNOWN:]))
+    return TrainingData(LABELS, views, PictureFiles(judged[::10]), PictureFiles(judged))
 
 
 def main() -> None:
-    """Train, judge, print."""
+    """Train what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="the sign-digits pack")
-    parser.add_argument("--out", type=Path, default=Path("runs/few-shot"))
+    parser.add_argument("--people", default="4,8,16", help="how many, by commas (default: %(default)s)")
+    parser.add_argument("--attention", default=ARMS, help="arms, by commas (default: %(default)s)")
+    parser.add_argument("--teach", default="labels,dist", help="labels, or methods (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=400, help="of a student (default: %(default)s)")
-    parser.add_argument("--teacher-epochs", type=int, default=80, help="of a teacher (default: %(default)s)")
+    parser.add_argument("--views", type=int, default=10_000, help="of every run (default: %(default)s)")
+    parser.add_argument("--imgsz", type=int, default=64)
+    parser.add_argument("--only", default="0/1", help="PART/PARTS of the runs, for several at once")
+    parser.add_argument("--runs", type=Path, default=Path("runs/few-shot"))
+    parser.add_argument("--results", type=Path, default=Path("evidence/few-shot.jsonl"))
     options = parser.parse_args()
-    rows = []
-    for seed in range(options.seeds):
-        folder = options.out / str(seed)
-        alone = replace(
-            workflow.photo_recipe(options.root, model="pico", teacher="none", seed=seed),
-            epochs=options.epochs,
-            start="none",
-        )
-        data = open_people(options.root, alone, seed)
-        teacher = replace(workflow.teacher_recipe(alone), epochs=options.teacher_epochs)
-        taught = replace(alone, teacher=str(folder / "teacher"))
-        row: dict[str, float] = {"seed": seed, "train": len(data.train), "judged": len(data.validation)}
-        for name, recipe in (("teacher", teacher), ("alone", alone), ("taught", taught)):
-            row[name] = round(right(train(recipe, folder / name, data=data, resume=True), data), 4)
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-    gain = 100 * np.array([row["taught"] - row["alone"] for row in rows])
-    half = stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5
-    print(
-        f"teacher against none: {gain.mean():+.1f} points, 95 % interval {gain.mean() - half:+.1f} to {gain.mean() + half:+.1f}"
-    )
+    base = replace(
+        workflow.photo_recipe(options.root, model="pico", attention="none", imgsz=options.imgsz, teacher="none"),
+        start="none", batch_size=32,
+    )  # fmt: skip
+    teacher = options.runs / "teacher"
+    if options.teach != "labels":
+        wanted = replace(workflow.teacher_recipe(base), epochs=25, seed=0)
+        found = train(wanted, teacher, data=open_people(options.root, wanted, KNOWN), resume=True)
+        print(f"teacher: {found.metrics['validation_top1']:.1%} on unknown people", flush=True)
+    part, parts = (int(number) for number in options.only.split("/"))
+    grid = [
+        (seed, count, teach, attention)
+        for seed in range(options.seeds)
+        for count in map(int, options.people.split(","))
+        for teach in options.teach.split(",")
+        for attention in options.attention.split(",")
+    ]
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    for seed, count, teach, attention in grid[part::parts]:
+        matched = attention not in EMPTY
+        recipe = replace(base, attention=attention, equal_cost_to="plain" if matched else "", seed=seed)
+        if teach != "labels":
+            recipe = replace(recipe, teacher=str(teacher), distill=teach)
+        data = open_people(options.root, recipe, count)
+        recipe = replace(recipe, epochs=round(options.views / (10 * count)))
+        name = f"sign-digits, {count} people"
+        wanted_line = {
+            "dataset": name, "model": "pico", "attention": attention, "teach": teach, "epochs": recipe.epochs, "seed": seed
+        }  # fmt: skip
+        if key(wanted_line) in {key(line) for line in lines(options.results)}:
+            continue
+        folder = options.runs / f"{count}-{teach}" / f"{attention}-{seed}"
+        line = run(recipe, folder, data, name, int8=False)
+        with options.results.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        print(f"{count} people, {attention}, {teach}, seed {seed}: {100 * line['test_top1']:.1f} %", flush=True)
 
 
 if __name__ == "__main__":

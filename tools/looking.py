@@ -44,9 +44,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--attention", default="cbam_lite")
     parser.add_argument("--supervise", default="kl", help="kl, ce, bce or cosine (default: %(default)s)")
-    parser.add_argument("--weight", type=float, default=0.0, help="of the maps' loss; 0: its own")
     parser.add_argument(
-        "--views", type=int, default=12_000, help="cards that each net learns from (default: %(default)s)"
+        "--weight", type=float, default=10.0, help="of the maps' loss; 0: its own (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--views", type=int, default=18_000, help="cards that each net learns from (default: %(default)s)"
     )
     parser.add_argument("--cards", type=int, default=1000, help="validation cards (default: %(default)s)")
     options = parser.parse_args()

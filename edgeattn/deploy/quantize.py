@@ -74,6 +74,11 @@ Coordinate attention in nano at 224, OpenVINO int8 over the net without attentio
 """
 
 
+def stays_float(weight: str, macs: float) -> bool:
+    """Whether a layer is too small for integers: a branch's, by the name of its weight, with few multiplications."""
+    return ATTENTION_MODULE in weight and macs < SMALL_MACS
+
+
 @dataclasses.dataclass(frozen=True)
 class Quantized:
     """A bundle with its int8 artefacts, and what was measured on them."""
@@ -89,6 +94,7 @@ def quantize(
     calibration: Sequence[Picture],
     validation: Sequence[tuple[Picture, int]],
     *,
+    source: onnx.ModelProto | None = None,
     provenance: Mapping[str, Any] | None = None,
     max_loss: float = 0.01,
 ) -> Quantized:
@@ -98,6 +104,8 @@ def quantize(
         bundle: holds `float.onnx`.
         calibration: pictures of any size, (H, W, 3) BGR bytes.
         validation: labelled pictures outside the calibration set.
+        source: the float graph to take the weights from, as `export.to_onnx` makes it; None: the bundle's own. What is
+            measured is compared with the bundle's own in either case.
         provenance: what bundle.json is to say of the calibration set.
         max_loss: greatest loss of top-1 against float, as a fraction, that passes the gate.
 
@@ -109,7 +117,11 @@ def quantize(
         raise DataError("quantize needs calibration and validation pictures; give a folder with --data")
     inputs = [prepare(picture, bundle.spec.input) for picture in calibration]
     with tempfile.TemporaryDirectory() as scratch:
-        files, artefacts = _int8_files(bundle, inputs, Path(scratch))
+        file = bundle.file(bundle.artefact("onnxruntime", "float"))
+        if source is not None:
+            file = Path(scratch) / "source.onnx"
+            onnx.save(source, file)
+        files, artefacts = _int8_files(bundle, file, inputs, Path(scratch))
         trial = extend(bundle, artefacts, files, path=Path(scratch) / "trial")
         report = verify(trial, validation, max_loss=max_loss)
         measured = {(r.engine, r.precision): gates(r) for r in report.results}
@@ -118,9 +130,8 @@ def quantize(
 
 
 def _int8_files(
-    bundle: Bundle, inputs: Sequence[Input], scratch: Path
+    bundle: Bundle, source: Path, inputs: Sequence[Input], scratch: Path
 ) -> tuple[dict[str, Path | bytes], tuple[Artefact, ...]]:
-    source = bundle.file(bundle.artefact("onnxruntime", "float"))
     try:
         with quiet("nncf", "root", ""):
             ort_recipe = quantize_onnxruntime(source, scratch / "int8.onnx", inputs, bundle.spec.input.name)
@@ -181,7 +192,7 @@ def attention_nodes(model: onnx.ModelProto) -> list[str]:
         places = math.prod(shapes[node.output[0]]) / (
             weights[name][0] if node.op_type == "Conv" else shapes[node.output[0]][-1]
         )
-        return ATTENTION_MODULE in name and places * math.prod(weights[name]) < SMALL_MACS
+        return stays_float(name, places * math.prod(weights[name]))
 
     return [
         node.name
@@ -199,11 +210,11 @@ def small_attention_layers(model: Any) -> list[str]:
         source = op.input_value(1).get_node()
         while source.get_type_name() in ("Convert", "Reshape", "Transpose"):
             source = source.input_value(0).get_node()
-        if source.get_type_name() != "Constant" or ATTENTION_MODULE not in source.get_friendly_name():
+        if source.get_type_name() != "Constant":
             continue
         out = op.get_output_shape(0)
         places = math.prod(out) / (out[1] if op.get_type_name() == "Convolution" else out[-1])
-        if places * math.prod(source.get_output_shape(0)) < SMALL_MACS:
+        if stays_float(source.get_friendly_name(), places * math.prod(source.get_output_shape(0))):
             found.append(op.get_friendly_name())
     return found
 

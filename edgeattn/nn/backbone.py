@@ -101,6 +101,8 @@ class Block(Slot):
 
     def deploy(self) -> None:
         """Fold BatchNorm, and the first shortcut into its depthwise kernel; take the attention's fastest exact form."""
+        if self.is_deployed:
+            return
         assert isinstance(self.local, ConvNorm)
         local = self.local.folded()
         with torch.no_grad():

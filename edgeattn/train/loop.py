@@ -30,6 +30,7 @@ from edgeattn.timing.environment import environment, usable_cores
 from edgeattn.train.loader import Batch, Loader, TrainingData, evaluation_batches, normalise
 from edgeattn.train.losses import is_known
 from edgeattn.train.objective import Objective
+from edgeattn.train.qat import rounded, unrounded
 from edgeattn.train.recipe import Recipe
 from edgeattn.train.runs import (
     ATTRIBUTIONS_FILE,
@@ -43,12 +44,17 @@ from edgeattn.train.runs import (
     load_run,
     save_weights,
     start_from,
+    write_recipe,
 )
 from edgeattn.train.sources import open_data
 from edgeattn.train.teachers import Remembered, open_teacher
 
 CHECKPOINT_EVERY_S = 20.0
 """Least time between checkpoints: what a kill can cost, beside the epoch that it falls into."""
+TRIAL = 16
+"""Pictures of the steps that tell how many workers are fastest."""
+SMALL_SHARE = 0.1
+"""Making pictures takes no worker where it takes less than this of a step."""
 
 
 def train(
@@ -70,54 +76,64 @@ def train(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    keep_recipe(recipe, folder, resume)
+    recipe = keep_recipe(recipe, folder, resume)
     if resume and (folder / WEIGHTS).is_file():
         return load_run(folder)
     data = data or open_data(recipe, folder)
     teacher = open_teacher(recipe.teacher, data.labels) if recipe.teacher != "none" else None
     run = _Run(recipe, folder, data, teacher)
+    recipe = run.recipe
     if run.accelerator.is_main_process:
+        write_recipe(recipe, folder)
         (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
         (folder / "labels.json").write_text(json.dumps(data.labels))
         # Kept with the run: what it came from may be moved away, or be named from another working directory.
         (folder / ATTRIBUTIONS_FILE).write_text(json.dumps(attributions(recipe), indent=1))
     metrics = run.fit(resume=resume, progress=progress)
+    model = run.averaged.cpu().eval()
+    if recipe.qat:
+        model = unrounded(model)
     if run.accelerator.is_main_process:
-        save_weights(run.averaged, folder)
+        save_weights(model, folder)
         (folder / CHECKPOINT).unlink(missing_ok=True)
     run.accelerator.wait_for_everyone()
-    return Trained(folder, recipe, data.labels, run.averaged.cpu().eval(), metrics)
+    return Trained(folder, recipe, data.labels, model, metrics)
 
 
 class _Run:
     def __init__(self, recipe: Recipe, folder: Path, data: TrainingData, teacher: nn.Module | None) -> None:
         self.accelerator = _accelerator(recipe.precision)
         ranks = self.accelerator.num_processes
-        if "LOCAL_WORLD_SIZE" not in os.environ:
-            # A core a worker: threads that wait for one another and for a busy core are slower than fewer threads.
-            torch.set_num_threads(max(1, usable_cores() - recipe.workers))
         torch.manual_seed(recipe.seed)
         self.recipe, self.folder, self.data = recipe, folder, data
         device = self.accelerator.device
         model = build(recipe, len(data.labels))
         start_from(recipe.start, model)
+        if recipe.qat:
+            model = rounded(model, recipe.imgsz)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged: nn.Module = copy.deepcopy(self.model).requires_grad_(False)
         if teacher is not None:
             teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = Objective(recipe, self.model, teacher).to(device)
+        self.remembered = self._remembered()
+        self.step = 0
+        cores = usable_cores() // ranks
+        if recipe.workers < 0:
+            self.recipe = recipe = replace(recipe, workers=self._fastest_workers(cores))
+        if "LOCAL_WORLD_SIZE" not in os.environ:
+            # A core a worker: threads that wait for one another and for a busy core are slower than fewer threads.
+            torch.set_num_threads(max(1, cores - recipe.workers))
         self.loader = Loader(
             data.train, batch_size=recipe.batch_size, seed=recipe.seed, workers=recipe.workers,
             part=(self.accelerator.process_index, ranks),
         )  # fmt: skip
-        self.remembered = self._remembered()
         self.steps = recipe.epochs * len(self.loader)
         self.peak_lr = recipe.lr * self.loader.batch_size / 64
         groups = _groups(self.objective, recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=self.peak_lr, betas=(0.9, 0.99), fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.objective, self.optimizer)
         self._averages, self._sources = _floats(self.averaged), _floats(self.model)
-        self.step = 0
 
     def _remembered(self) -> Remembered | None:
         """The teacher's answers on disk, where every epoch asks it for the same pictures and for nothing else."""
@@ -127,6 +143,37 @@ class _Run:
         rank = self.accelerator.process_index
         file = self.folder / f"teacher-{rank}.npy"
         return Remembered(self.objective.teacher, file, len(self.data.train), len(self.data.labels))
+
+    def _fastest_workers(self, cores: int) -> int:
+        """How many cores should make pictures, by the time that a few pictures and a step on them take.
+
+        None, where that is a small part of a step: all cores compute, and the pictures are made in between.
+        """
+        if cores < 2:
+            return 0
+        keep, rng = copy.deepcopy(self.objective.state_dict()), torch.get_rng_state()
+        torch.set_num_threads(cores)
+        loader = Loader(self.data.train, batch_size=TRIAL, seed=self.recipe.seed, workers=0)
+        views_s, step_s = [], []
+        self.objective.train()
+        for _ in range(3):  # the first ones fill caches and choose kernels
+            began = time.perf_counter()
+            batch = next(loader.epoch(0)).to(self.accelerator.device)
+            made = time.perf_counter()
+            x_BCHW, target_BK, where_Bhw = self._mix(normalise(batch.pictures), batch.labels, batch.where)
+            terms = self.objective(x_BCHW, target_BK, batch.labels, where_Bhw, progress=0.0)
+            loss = torch.stack(list(terms.values())).sum()
+            torch.autograd.backward(loss)
+            loss.item()  # waits for the device
+            views_s.append(made - began)
+            step_s.append(time.perf_counter() - made)
+        self.objective.zero_grad(set_to_none=True)
+        self.objective.load_state_dict(keep)
+        torch.set_rng_state(rng)
+        views, step = min(views_s), min(step_s)
+        if views < SMALL_SHARE * step:
+            return 0
+        return min(cores - 1, math.ceil(cores * views / (views + cores * step)))
 
     def fit(self, *, resume: bool, progress: bool) -> dict[str, float]:
         first = self._restore() if resume and (self.folder / CHECKPOINT).is_file() else 0
@@ -156,11 +203,19 @@ class _Run:
     def _epoch(self, epoch: int, bar: Progress, task: Any) -> dict[str, float]:
         self.objective.train()
         sums: dict[str, float] = {}
-        for batch in self.loader.epoch(epoch):
+        began, waited_s = time.perf_counter(), 0.0
+        batches = self.loader.epoch(epoch)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            waited_s += time.perf_counter() - asked
+            if batch is None:
+                break
             for name, value in self.advance(batch.to(self.accelerator.device)).items():
                 sums[name] = sums.get(name, 0.0) + value
             bar.advance(task)
-        return {name: value / len(self.loader) for name, value in sums.items()} | {"lr": self._lr()}
+        told = {name: value / len(self.loader) for name, value in sums.items()} | {"lr": self._lr()}
+        return told | {"data_wait": waited_s / (time.perf_counter() - began)}
 
     def advance(self, batch: Batch) -> dict[str, float]:
         """One step; returns the named loss terms."""

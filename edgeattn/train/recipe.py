@@ -51,7 +51,7 @@ class Recipe:
     targets: str = "none"
     """Where to look: a folder of masks or gaze maps that mirrors the pictures, or a .json of boxes; `cards` know theirs."""
     supervise_weight: float = 0.0
-    """Weight of the maps' loss at its height, 10 % into the training; 0: that of the loss (0.5)."""
+    """Weight of the maps' loss at its height, 10 % into the training; 0: that of the loss (kl and ce 5, bce and cosine 0.5)."""
     supervise_blocks: str = "all"
     """Blocks whose maps are taught: all, last, or their paths by commas."""
     weighting: str = "fixed"
@@ -82,18 +82,20 @@ class Recipe:
     """Share of features dropped before the last layer."""
     ema: float = 0.05
     """Horizon of the averaged weights, as a fraction of all steps; 0: the last weights count."""
+    qat: bool = False
+    """Quantization-aware: goes on from a finished run (`start`), with int8's rounding in the way; see `train.qat`."""
     seed: int = 0
     """Seed of the weights, the order and the augmentation; the split has its own."""
     split_seed: int = 0
     """Seed of the split into training, validation and test."""
-    workers: int = 1
-    """Processes that read and augment; 0: none beside the main one."""
+    workers: int = -1
+    """Processes that read and augment; 0: none beside the main one; -1: as many as are fastest here, measured at the start."""
     augment: Augment = field(default_factory=Augment)
     """How far pictures are changed."""
 
     def __post_init__(self) -> None:
         ranges = {"imgsz": (16, 1024), "epochs": (1, 100_000), "batch_size": (2, 4096), "views_per_epoch": (0, 10**7)}
-        ranges |= {"workers": (0, 64), "seed": (0, 2**31), "accumulate": (1, 256)}
+        ranges |= {"workers": (-1, 64), "seed": (0, 2**31), "accumulate": (1, 256)}
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise SpecError(f"{name}={getattr(self, name)} is out of range: choose {low} to {high}")
@@ -105,6 +107,8 @@ class Recipe:
         for name, most in (("supervise_weight", 1000.0), ("fgsm", 64.0)):
             if not 0.0 <= getattr(self, name) <= most:
                 raise SpecError(f"{name}={getattr(self, name)} is out of range: choose 0 to {most:g}")
+        if self.qat and self.start in ("none", "zoo"):
+            raise SpecError("qat goes on from a trained net; name a finished run: --set start=RUN")
         methods(self.distill)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:

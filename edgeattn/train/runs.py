@@ -17,6 +17,7 @@ from edgeattn.errors import DataError
 from edgeattn.nn.model import build_model
 from edgeattn.nn.pretrained import ATTRIBUTIONS
 from edgeattn.spec import to_json
+from edgeattn.train.qat import folded
 from edgeattn.train.recipe import Recipe, load_recipe
 
 WEIGHTS = "model.safetensors"
@@ -54,20 +55,28 @@ def load_run(folder: str | Path) -> Trained:
     recipe = load_recipe(folder)
     labels = tuple(json.loads((folder / "labels.json").read_text()))
     model = build(recipe, len(labels))
+    if recipe.qat:
+        model = folded(model)
     model.load_state_dict(load_file(folder / WEIGHTS))
     lines = (folder / METRICS).read_text().splitlines()
     return Trained(folder, recipe, labels, model.eval(), json.loads(lines[-1]))
 
 
-def keep_recipe(recipe: Recipe, folder: Path, resume: bool) -> None:
+def keep_recipe(recipe: Recipe, folder: Path, resume: bool) -> Recipe:
     """Write the recipe into a run's folder, and unless it is resumed, clear the folder of an earlier run.
+
+    Returns:
+        The recipe to go on with: a resumed run keeps its number of workers, since sums depend on the number of threads.
 
     Raises:
         DataError: a run of another recipe is to be resumed.
     """
     kept = folder / "recipe.json"
     if resume and kept.is_file():
-        if replace(load_recipe(folder), workers=recipe.workers) != recipe:
+        before = load_recipe(folder)
+        if recipe.workers < 0:
+            recipe = replace(recipe, workers=before.workers)
+        if replace(before, workers=recipe.workers) != recipe:
             raise DataError(
                 f"{folder} holds a run of another recipe; resume with the same settings, or choose another --out"
             )
@@ -75,7 +84,13 @@ def keep_recipe(recipe: Recipe, folder: Path, resume: bool) -> None:
         for stale in folder.glob("*"):
             if stale.name in (WEIGHTS, CHECKPOINT, METRICS) or stale.name.startswith("teacher-"):
                 stale.unlink()
-    kept.write_text(json.dumps(to_json(recipe), indent=1))
+    write_recipe(recipe, folder)
+    return recipe
+
+
+def write_recipe(recipe: Recipe, folder: Path) -> None:
+    """Write a recipe into a run's folder."""
+    (folder / "recipe.json").write_text(json.dumps(to_json(recipe), indent=1))
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:

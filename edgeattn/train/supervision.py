@@ -23,8 +23,8 @@ class Supervision:
 
 
 SUPERVISIONS = {
-    "kl": Supervision(map_kl, 0.5),  # density maps: gaze, or any mask
-    "ce": Supervision(map_cross_entropy, 0.5),  # masks and boxes; kl but for a constant
+    "kl": Supervision(map_kl, 5.0),  # density maps: gaze, or any mask
+    "ce": Supervision(map_cross_entropy, 5.0),  # masks and boxes; kl but for a constant
     "bce": Supervision(map_binary_cross_entropy, 0.5, gates_only=True),  # sigmoid gates against masks, place by place
     "cosine": Supervision(map_cosine, 0.5),  # maps and targets without a common scale
 }
