@@ -7,6 +7,7 @@ gives, non-negative and of any scale; a normalised one sums to 1, so that it rea
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -114,6 +115,26 @@ def rank_correlation(a_Bhw: NDArray[Any], b_Bhw: NDArray[Any]) -> Maps:
     shape = a_Bhw.shape[:-2]
     rows_a, rows_b = (m.reshape(-1, m.shape[-2] * m.shape[-1]) for m in (a_Bhw, b_Bhw))
     return np.asarray([_spearman(a, b) for a, b in zip(rows_a, rows_b, strict=True)], np.float64).reshape(shape)
+
+
+def mass_overlap(a_Bhw: NDArray[Any], b_Bhw: NDArray[Any], top: float = 0.2) -> Maps:
+    """How much of what `a` marks most `b` marks most too, maps (..., h, w), one figure a map: 1 when they mark the same.
+
+    The mass of `a` on the `top` share of places where `b` is greatest, over its mass on its own; equal values at the edge
+    share the places that are left, so that a constant `b` finds what chance finds.
+    """
+    shape = a_Bhw.shape[:-2]
+    rows_a, rows_b = (normalise(m).reshape(-1, m.shape[-2] * m.shape[-1]) for m in (a_Bhw, b_Bhw))
+    found = [(a * _top(b, top)).sum() / (a * _top(a, top)).sum() for a, b in zip(rows_a, rows_b, strict=True)]
+    return np.asarray(found, np.float64).reshape(shape)
+
+
+def _top(row: Maps, share: float) -> Maps:
+    """Weight of each place in the greatest `share` of them: 1 inside, 0 outside, a fraction for equals at the edge."""
+    count = max(1.0, share * len(row))
+    edge = np.sort(row)[-math.ceil(count)]
+    above, level = row > edge, row == edge
+    return np.asarray(above + level * (count - above.sum()) / level.sum(), np.float64)
 
 
 def _spearman(a: NDArray[Any], b: NDArray[Any]) -> float:

@@ -21,7 +21,7 @@ NONE = "none"
 """Name of the class folder that holds pictures of none of the labels, beside the spec's own name for that."""
 FLIPS_SHOWN = 5
 """Most pictures named that an artefact answers otherwise than float."""
-COLUMNS = ["artefact", "top-1 %", "as float %", "loss, points", "maps", "ms", "verdict"]
+COLUMNS = ["artefact", "top-1 %", "as float %", "loss, points", "maps, rank", "ms", "verdict"]
 EXIT_CODES = {"passed": 0, "failed": 1, "cannot tell": 3}
 
 
@@ -173,7 +173,7 @@ def _cells(result: Result) -> list[str]:
         "-" if result.top1 is None else f"{100 * result.top1:.2f}",
         "-" if result.agreement is None else f"{100 * result.agreement:.2f}",
         interval,
-        "-" if result.map_js is None else f"{result.map_js:.3f}",
+        "-" if result.map_js is None else f"{result.map_js:.3f}, {result.map_rank:.2f}",
         "-" if result.latency_ms is None else f"{result.latency_ms:.2f}",
     ]
 
@@ -186,6 +186,12 @@ def figures(result: Result) -> list[str]:
         parts.append(
             f"precision {100 * macro.precision:.1f}, recall {100 * macro.recall:.1f}, F1 {100 * macro.f1:.1f} % "
             f"(macro), calibration error {100 * result.calibration_error:.1f} points"
+        )
+    if result.precision == "int8" and result.blocks:
+        worst = min(result.blocks, key=lambda block: block.rank)
+        parts.append(
+            f"attention least like float's in {worst.block}: moved {worst.js:.3f} of the way to another picture's, rank "
+            f"correlation {worst.rank:.2f}, {100 * worst.overlap:.0f} % of what float marks most"
         )
     if told := result.looking:
         parts.append(
@@ -230,6 +236,10 @@ def _meaning(kind: str, gate: Any) -> str:
         return f"its outputs differ from the maker's by {gate['difference']:.1e} of their range"
     if kind == "maps":
         return f"its attention has moved {value:.2f} of the way to another picture's, {bound} is allowed"
+    if kind == "ranks":
+        return (
+            f"its attention orders the places otherwise: rank correlation {1 - value:.2f}, {1 - bound:.2f} is the least"
+        )
     if kind == "finite":
         return f"its outputs are not all numbers on {gate['pictures']} pictures"
     return str(gate.get("reason", kind))

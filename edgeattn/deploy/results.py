@@ -14,6 +14,20 @@ SCHEMA = "edgeattn.verify/1"
 
 
 @dataclass(frozen=True)
+class Fidelity:
+    """How near the maps of one attention block are to the float reference's: medians over the pictures."""
+
+    block: str
+    """The block's path."""
+    js: float
+    """Divergence, as a fraction of that between maps of different pictures: 0 is equal."""
+    rank: float
+    """Rank correlation: 1 is equal."""
+    overlap: float
+    """Share of what float marks most (a fifth of the places) that it marks most too: 1 is equal."""
+
+
+@dataclass(frozen=True)
 class Result:
     """What was measured on one artefact."""
 
@@ -35,6 +49,8 @@ class Result:
     """Median divergence of its maps from float's, as a fraction of that between different pictures; None: no maps."""
     map_rank: float | None = None
     """Median rank correlation of its maps with float's; None: no maps."""
+    map_overlap: float | None = None
+    """Median share of what float's maps mark most (a fifth of the places) that its own mark most too; None: no maps."""
     latency_ms: float | None = None
     """Median time of one inference with maps, all artefacts in turns."""
     macro: classify.Macro | None = None
@@ -43,6 +59,8 @@ class Result:
     """Mean gap between the answers' probabilities and the share of right ones (ECE); None: no labels."""
     looking: Mapping[str, float] = field(default_factory=dict)
     """How well the mean of its maps tells where to look (see `evaluation.looking`), means over the pictures with a truth."""
+    blocks: tuple[Fidelity, ...] = ()
+    """The maps block by block, from the first to the last."""
     classes: tuple[classify.ClassScore, ...] = ()
     """Scores class by class; empty: no labels."""
     flips: tuple[int, ...] = ()

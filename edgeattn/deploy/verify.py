@@ -8,13 +8,14 @@ Gates that an artefact meets, each ending passed, failed or cannot tell:
             often as on the maker's machine
     loss    int8, labelled pictures: it loses at most so much top-1 (a paired test, see `significance.loss_gate`)
     flips   int8, pictures without labels: its answer is another one on at most so many
-    maps    int8: its attention lies where float's does; the bound is relative to how far maps of two pictures are apart
+    maps    int8: its attention lies where float's does: the divergence of the maps, relative to how far maps of two
+            pictures are apart
+    ranks   int8: its maps put the places in the same order as float's
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from edgeattn import maps as attention
 from edgeattn.bundle import Bundle
-from edgeattn.deploy.results import Report, Result
+from edgeattn.deploy.results import Fidelity, Report, Result
 from edgeattn.engines import NAMES, PRECISIONS, check_names, open_artefact
 from edgeattn.engines.base import Array, Engine
 from edgeattn.engines.choose import AGREEMENT, makers_agreement
@@ -45,8 +46,10 @@ MAX_LOSS = 0.01
 """Greatest loss of top-1 against float that passes."""
 MAX_FLIPS = 0.05
 """Greatest share of pictures without labels on which int8 may answer otherwise than float."""
-MAX_MAP_JS = 0.1
+MAX_MAP_JS = 0.05
 """Greatest divergence between float and int8 maps, as a fraction of that between maps of different pictures."""
+LEAST_RANK = 0.95
+"""Least rank correlation between float and int8 maps."""
 GOLDEN_DIFFERENCE = 1e-3
 """Greatest difference from the maker's float outputs, as a fraction of their range; processors round differently."""
 MAP_PICTURES = 500
@@ -67,6 +70,7 @@ def verify(
     max_loss: float = MAX_LOSS,
     max_flips: float = MAX_FLIPS,
     max_map_js: float = MAX_MAP_JS,
+    least_rank: float = LEAST_RANK,
     clock: Clock = monotonic_ns,
 ) -> Report:
     """Measure a bundle's artefacts, all in turns on each picture.
@@ -83,6 +87,7 @@ def verify(
         max_loss: greatest loss of top-1 that passes.
         max_flips: greatest share of changed answers that passes, on pictures without labels.
         max_map_js: greatest relative divergence of the attention maps that passes.
+        least_rank: least rank correlation of the attention maps that passes.
         clock: gives nanoseconds.
 
     Raises:
@@ -90,7 +95,7 @@ def verify(
         EngineError: an engine failed while it ran.
         DataError: no pictures, or labels that do not fit.
     """
-    bounds = _Bounds(max_loss, max_flips, max_map_js)
+    bounds = _Bounds(max_loss, max_flips, max_map_js, least_rank)
     with contextlib.ExitStack() as stack:
         runs = [_open(bundle, artefact, threads, stack) for artefact in _chosen(bundle, engines, precisions)]
         reference = _reference(bundle, runs, threads, stack)
@@ -107,6 +112,7 @@ class _Bounds:
     loss: float
     flips: float
     map_js: float
+    rank: float
 
 
 @dataclass
@@ -147,6 +153,8 @@ class _Run:
     """Per map: divergences, in bits, from the reference's."""
     ranks: dict[str, list[float]] = field(default_factory=dict)
     """Per map: rank correlations with the reference's."""
+    overlaps: dict[str, list[float]] = field(default_factory=dict)
+    """Per map: share of what the reference marks most that it marks most too."""
 
 
 def _chosen(bundle: Bundle, engines: Sequence[str] | None, precisions: Sequence[str] | None) -> list[Artefact]:
@@ -206,6 +214,7 @@ def _measure(spec: Spec, data: Iterable[Shown], order: Sequence[_Run], clock: Cl
                 for run, own in zip(order, outputs, strict=True):
                     _note(run.divergences, name, attention.js_divergence(own[name], outputs[0][name]))
                     _note(run.ranks, name, attention.rank_correlation(own[name], outputs[0][name]))
+                    _note(run.overlaps, name, attention.mass_overlap(outputs[0][name], own[name]))
             previous = outputs[0]
             if names and where:
                 _look(picture, where[0], order, outputs, spec)
@@ -268,7 +277,9 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
     golden = _golden_gate(bundle, run)
     truth, answers, expected = seen.truth(), np.array(run.answers), np.array(reference.answers)
     flips = tuple(sorted(seen.places[i] for i in np.flatnonzero(answers != expected)))
-    drift, ranks = _map_drift(run, seen), [*itertools.chain(*run.ranks.values())]
+    blocks = _blocks(run, seen, spec)
+    drift = np.median(list(_drift(run, seen).values()), axis=0) if blocks else np.empty(0)
+    ranks, overlaps = (np.array(list(series.values())) for series in (run.ranks, run.overlaps))
     agreed = {"golden_agreement": golden["agreement"]} if golden else {}  # what another machine is held to
     judged: dict[str, Any] = {}
     if BROKEN in run.answers:
@@ -281,6 +292,7 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
         judged["flips"] = _plain(significance.proportion_gate(len(flips), n, bounds.flips)) | agreed
     if artefact.precision == "int8" and len(drift):
         judged["maps"] = _plain(significance.median_gate(drift, bounds.map_js))
+        judged["ranks"] = _plain(significance.median_gate(1.0 - np.median(ranks, axis=0), 1.0 - bounds.rank))
     ordered = seen.in_order()
     scores = np.array(run.scores)
     classes: tuple[classify.ClassScore, ...] = ()
@@ -295,12 +307,14 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
         n=n,
         top1=float(np.mean(answers == truth)) if truth is not None else None,
         agreement=(n - len(flips)) / n if n else golden.get("agreement"),
-        map_js=statistics.median(drift) if len(drift) else None,
-        map_rank=statistics.median(ranks) if ranks else None,
+        map_js=float(np.median(drift)) if blocks else None,
+        map_rank=float(np.median(ranks)) if blocks else None,
+        map_overlap=float(np.median(overlaps)) if blocks else None,
         latency_ms=statistics.median(run.times_ms) if n else None,
         macro=classify.macro(classes) if classes else None,
         calibration_error=classify.calibration(scores, answers == truth).error if truth is not None else None,
         looking={name: statistics.fmean(values) for name, values in run.looking.items()},
+        blocks=blocks,
         classes=classes,
         flips=flips,
         answers=tuple(answers[ordered].tolist()) if n else (),
@@ -309,18 +323,29 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
     )
 
 
-def _map_drift(run: _Run, seen: _Seen) -> NDArray[np.float64]:
-    """Per picture: how far its maps are from the reference's, relative to how far maps of two pictures are apart.
+def _drift(run: _Run, seen: _Seen) -> dict[str, NDArray[np.float64]]:
+    """Per map and picture: how far it is from the reference's, relative to how far maps of two pictures are apart.
 
-    The median over the blocks; empty without maps, without a second picture, and for the reference itself.
+    Empty without maps and without a second picture.
     """
-    if not run.divergences or not seen.apart:
-        return np.empty(0)
-    relative = [
-        np.array(run.divergences[name]) / max(statistics.median(apart), LEAST_DIVERGENCE)
+    return {
+        name: np.array(run.divergences[name]) / max(statistics.median(apart), LEAST_DIVERGENCE)
         for name, apart in seen.apart.items()
-    ]
-    return np.asarray(np.median(relative, axis=0), np.float64)
+        if name in run.divergences
+    }
+
+
+def _blocks(run: _Run, seen: _Seen, spec: Spec) -> tuple[Fidelity, ...]:
+    drift, paths = _drift(run, seen), {m.output: m.block for m in spec.maps}
+    return tuple(
+        Fidelity(
+            paths[name],
+            float(np.median(drift[name])),
+            statistics.median(run.ranks[name]),
+            statistics.median(run.overlaps[name]),
+        )
+        for name in drift
+    )
 
 
 def _golden_gate(bundle: Bundle, run: _Run) -> dict[str, Any]:

@@ -70,6 +70,10 @@ def test_make_from_pictures_to_a_bundle_that_runs(
     code, printed, _ = typed(capsys, monkeypatch, *manifest)
     assert code == 3, "45 pictures cannot tell"
     assert "edgeattn run" in printed
+    code, _, _ = typed(capsys, monkeypatch, "quantize", bundle.path, "--run", out / "student", "--qat", "1")
+    assert code == 3
+    told = load(bundle.path).provenance["qat"]["recipe"]
+    assert (told["qat"], told["epochs"], told["start"]) == (True, 1, str(out / "student"))
     assert load(bundle.path).artefacts[0].verdict == "passed"
     assert before
 

@@ -80,14 +80,16 @@ def test_which_gates_an_artefact_meets(report: Report) -> None:
     assert set(of(report, "openvino", "float").gates) == {"golden"}
     for engine in ("onnxruntime", "openvino"):
         result = of(report, engine, "int8")
-        assert set(result.gates) == {"loss", "maps"}
+        assert set(result.gates) == {"loss", "maps", "ranks"}
         assert result.gates["loss"]["high"] <= 0.01
         assert result.executed_precision == "int8"
         assert result.map_js is not None
         assert 0 < result.map_js < 0.05
         assert result.gates["loss"]["golden_agreement"] == 1.0
         assert result.map_rank is not None
-        assert result.map_rank > 0.9
+        assert result.map_rank > 0.95
+        (block,) = result.blocks
+        assert (block.js, block.rank, block.overlap) == (result.map_js, result.map_rank, result.map_overlap)
 
 
 def test_the_report_is_what_other_programs_read(report: Report) -> None:
@@ -144,6 +146,34 @@ def test_attention_that_lies_elsewhere_fails_although_the_answers_are_right(
     assert result.verdict == "failed"
     assert result.map_js is not None
     assert result.map_js > 0.1
+    assert result.map_overlap is not None
+    assert result.map_overlap < 0.9
+
+
+@pytest.mark.parametrize("spoilt", ["constant", "shuffled"])
+def test_maps_that_tell_nothing_fail(tiny_int8_bundle: Bundle, tmp_path: Path, spoilt: str) -> None:
+    def spoil(graph: onnx.GraphProto, inner: str) -> None:
+        if spoilt == "constant":
+            graph.initializer.append(numpy_helper.from_array(np.zeros((1, 4, 4), np.float32), "nothing"))
+            graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "half"))
+            graph.node.append(helper.make_node("Mul", [inner, "nothing"], ["gone"]))
+            graph.node.append(helper.make_node("Add", ["gone", "half"], ["map_0"]))
+            return
+        order = np.random.default_rng(0).permutation(16)
+        for name, value in (("row", [1, 16]), ("order", order), ("square", [1, 4, 4])):
+            graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+        graph.node.append(helper.make_node("Reshape", [inner, "row"], ["gone"]))
+        graph.node.append(helper.make_node("Gather", ["gone", "order"], ["mixed"], axis=1))
+        graph.node.append(helper.make_node("Reshape", ["mixed", "square"], ["map_0"]))
+
+    bundle = changed(tiny_int8_bundle, tmp_path / "x.edgeattn", int8_onnx=rewired(tiny.int8_model(), "map_0", spoil))
+    result = of(verify(bundle, PICTURES[:100], threads=1), "onnxruntime", "int8")
+    assert result.gates["maps"]["verdict"] == "failed"
+    assert result.gates["ranks"]["verdict"] == "failed"
+    (block,) = result.blocks
+    assert block.block == "stages.2.attention"
+    assert block.rank < 0.5
+    assert block.overlap < 0.8
 
 
 def test_bits_that_two_pictures_share_do_not_hide_a_drift(tiny_int8_bundle: Bundle, tmp_path: Path) -> None:
@@ -254,7 +284,7 @@ def test_one_artefact_alone_is_still_compared_with_float(tiny_int8_bundle: Bundl
     report = verify(tiny_int8_bundle, PICTURES[:12], engines=["openvino"], precisions=["int8"], threads=1)
     (result,) = report.results
     assert (result.engine, result.precision, result.agreement) == ("openvino", "int8", 1.0)
-    assert set(result.gates) == {"loss", "maps"}
+    assert set(result.gates) == {"loss", "maps", "ranks"}
 
 
 def test_what_is_not_there_is_said(tiny_bundle: Bundle, tmp_path: Path) -> None:

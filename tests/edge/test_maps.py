@@ -86,6 +86,17 @@ def test_rank_correlation_of_constant_maps() -> None:
     assert maps.rank_correlation(np.stack([flat, sloped]), np.stack([sloped, sloped])).tolist() == pytest.approx([0, 1])
 
 
+def test_mass_overlap_by_hand() -> None:
+    a = np.arange(1.0, 11.0).reshape(2, 5)
+    assert maps.mass_overlap(a, a) == 1.0
+    assert maps.mass_overlap(a, 7 * a) == 1.0
+    assert maps.mass_overlap(a, -a + 11) == pytest.approx((1 + 2) / (9 + 10))
+    assert maps.mass_overlap(a, np.ones((2, 5))) == pytest.approx(0.2 * 55 / 19)  # what chance finds
+    half = np.where(a == 10, 2.0, np.where(a >= 8, 1.0, 0.0))  # 10 for sure, 8 or 9 by halves
+    assert maps.mass_overlap(a, half) == pytest.approx((10 + 8.5) / 19)
+    assert maps.mass_overlap(np.stack([a, a]), np.stack([a, a[:, ::-1]])).shape == (2,)
+
+
 def test_mean_map_weighs_blocks_equally_whatever_their_scale_and_size() -> None:
     mean = maps.mean_map({"a": 1000 * one_hot(0, 0)[None], "b": one_hot(3, 3)})
     np.testing.assert_allclose(mean, (one_hot(0, 0) + one_hot(3, 3)) / 2)
