@@ -14,6 +14,7 @@ from edgeattn.cli.demo import demo
 from edgeattn.cli.doctor import doctor
 from edgeattn.cli.export import export
 from edgeattn.cli.info import info
+from edgeattn.cli.lint import lint
 from edgeattn.cli.make import make
 from edgeattn.cli.profile import profile
 from edgeattn.cli.quantize import quantize
@@ -31,7 +32,7 @@ app = typer.Typer(
     help="Small vision models with attention: pictures in, a checked int8 model live on your box out.",
     epilog="Exit codes: 0 done, 1 a gate failed, 2 wrong usage or bad input, 3 no verdict.",
 )
-for verb in (demo, make, train, export, quantize, verify, run, profile, attentions, info, doctor):
+for verb in (demo, make, train, export, quantize, verify, run, profile, attentions, lint, info, doctor):
     app.command()(verb)
 
 

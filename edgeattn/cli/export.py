@@ -18,6 +18,7 @@ def export(
 ) -> None:
     """Export a run to ONNX for both engines and check it against torch on real pictures."""
     need_training("edgeattn export")
+    from edgeattn.deploy.lint import lint
     from edgeattn.spec import to_json
     from edgeattn.train.runs import load_run
     from edgeattn.train.sources import open_data
@@ -29,6 +30,8 @@ def export(
         gate = artefact.gates["parity"]
         differs = f"differs from torch by {gate['difference']:.1e} of the range"
         say(f"{artefact.engine}: {differs} on {gate['n']} pictures, {gate['verdict']}")
+    if broken := [finding for finding in lint(bundle) if finding.level != "slow"]:
+        say(f"lint: {len(broken)} rules of NPU compilers broken; edgeattn lint {bundle.path}")
     write_json(
         json, {"schema": "edgeattn.export/1", "bundle": str(bundle.path), "artefacts": to_json(bundle.artefacts)}
     )

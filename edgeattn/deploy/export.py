@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeattn.bundle import GOLDEN, SUFFIX, Bundle, write
+from edgeattn.deploy.names import attending, name_nodes
 from edgeattn.deploy.rewrite import rewrite
 from edgeattn.engines import open_engine
 from edgeattn.errors import DataError, EdgeAttnError, GateError
@@ -127,7 +128,7 @@ def to_onnx(deployed: Deployed, spec: Spec) -> onnx.ModelProto:
     example = torch.zeros(spec.input.shape, dtype=torch.uint8)
     names = [spec.output, *(m.output for m in spec.maps)]
     try:
-        with quiet("torch.onnx"):
+        with quiet("torch.onnx"), attending(deployed):
             program = torch.onnx.export(
                 deployed, (example,), dynamo=True, opset_version=OPSET, verbose=False,
                 input_names=[spec.input.name], output_names=names,
@@ -140,6 +141,7 @@ def to_onnx(deployed: Deployed, spec: Spec) -> onnx.ModelProto:
     assert program is not None
     graph: onnx.ModelProto = program.model_proto
     rewrite(graph)
+    name_nodes(graph.graph)
     for entry in (
         *graph.graph.node,
         *graph.graph.initializer,

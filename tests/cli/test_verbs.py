@@ -90,6 +90,7 @@ def test_train_export_step_by_step(
     code, printed, _ = typed(capsys, monkeypatch, "export", run)
     assert code == 0
     assert "differs from torch by" in printed
+    assert f"edgeattn lint {tmp_path / 'run.edgeattn'}" in printed
     assert load(tmp_path / "run.edgeattn").spec.labels == ("blue", "green", "red")
 
 
@@ -170,5 +171,5 @@ def test_a_missing_extra_names_the_pip_line(tmp_path: Path) -> None:
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     code, printed, _ = typed(capsys, monkeypatch, "--help")
     assert code == 0
-    for verb in ("demo", "make", "train", "export", "quantize", "verify", "run", "profile", "info", "doctor"):
+    for verb in ("demo", "make", "train", "export", "quantize", "verify", "run", "profile", "lint", "info", "doctor"):
         assert verb in printed

@@ -1,0 +1,44 @@
+"""`edgeattn lint`: what it says, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from edgeattn.bundle import Bundle
+from edgeattn.cli import app
+from edgeattn.errors import NameNotFoundError
+
+
+def typed(*words: str | Path) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def test_all_targets_are_advice(tmp_path: Path) -> None:
+    code, printed = typed("lint", "sign-digits", "--json", tmp_path / "l.json")
+    assert code == 0
+    assert "opset 19 at most" in printed
+    assert "onnx.version_converter" in printed  # how to mend it
+    assert "none of this was run on a device" in printed
+    told = json.loads((tmp_path / "l.json").read_text())
+    assert told["schema"] == "edgeattn.lint/1"
+    (opset,) = (f for f in told["findings"] if f["rule"] == "opset 19 at most")
+    assert (opset["targets"], opset["level"], opset["evidence"]) == (["rockchip"], "refused", "measured")
+
+
+def test_a_target_that_refuses_the_bundle_fails(tiny_int8_bundle: Bundle) -> None:
+    assert typed("lint", tiny_int8_bundle.path, "--target", "rockchip")[0] == 1
+    code, printed = typed("lint", tiny_int8_bundle.path, "--target", "qualcomm")
+    assert code == 0
+    assert "no rule is broken for Qualcomm HTP" in printed
+
+
+def test_a_wrong_target_is_named(tiny_int8_bundle: Bundle) -> None:
+    with pytest.raises(NameNotFoundError, match=r"qualcom.*qualcomm"):
+        typed("lint", tiny_int8_bundle.path, "--target", "qualcom")
