@@ -10,6 +10,7 @@ import typer
 import edgeattn
 from edgeattn.cli.attentions import attentions
 from edgeattn.cli.common import INTERRUPTED
+from edgeattn.cli.compile import compile_
 from edgeattn.cli.demo import demo
 from edgeattn.cli.doctor import doctor
 from edgeattn.cli.export import export
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 for verb in (demo, make, train, export, quantize, verify, run, profile, attentions, lint, info, doctor):
     app.command()(verb)
+app.command(name="compile")(compile_)
 
 
 def _version(wanted: bool) -> None:

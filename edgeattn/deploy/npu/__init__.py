@@ -1,0 +1,1 @@
+"""Compilers of NPUs, each with a check that what it made answers as float does."""
