@@ -57,7 +57,7 @@ class Batch(NamedTuple):
     where: torch.Tensor
     """(B, H/4, W/4): where to look; (B, 0, 0) where the data never tells."""
     places: torch.Tensor
-    """(B,) places of the pictures in the data."""
+    """(B,) places of the views in the data: the picture's, and where views are kept, the pictures of the views before."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
@@ -189,8 +189,8 @@ class ArrayPictures(Sequence[tuple[Picture, int]]):
 
 
 class _Epoch(Dataset[Batch]):
-    def __init__(self, views: Views, seed: int) -> None:
-        self.views, self.seed = views, seed
+    def __init__(self, views: Views, seed: int, kept: int) -> None:
+        self.views, self.seed, self.kept = views, seed, kept
 
     def __len__(self) -> int:
         return len(self.views)
@@ -199,6 +199,7 @@ class _Epoch(Dataset[Batch]):
         if get_worker_info() is not None:
             cv2.setNumThreads(0)
         epoch, index = key
+        epoch = epoch % self.kept if self.kept else epoch
         view = View(*self.views.view(index, np.random.default_rng((self.seed, epoch, index))))
         where = np.zeros((0, 0), np.float32)
         if view.where is not None:
@@ -208,7 +209,7 @@ class _Epoch(Dataset[Batch]):
             torch.from_numpy(np.ascontiguousarray(view.picture[..., ::-1])),
             torch.tensor(view.label),
             torch.from_numpy(where),
-            torch.tensor(index),
+            torch.tensor(index + (epoch * len(self) if self.kept else 0)),
         )
 
 
@@ -233,9 +234,18 @@ class Loader:
     """Batches of an epoch in a seeded order; the last, smaller one is left out."""
 
     def __init__(
-        self, views: Views, *, batch_size: int, seed: int, workers: int, part: tuple[int, int] = (0, 1)
+        self,
+        views: Views,
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int,
+        part: tuple[int, int] = (0, 1),
+        kept: int = 0,
     ) -> None:
         """Open it for one of several processes: `part` is its number and how many there are.
+
+        With `kept`, the views of that many epochs are shown again and again.
 
         Raises:
             DataError: a batch has fewer than two pictures for each.
@@ -245,7 +255,7 @@ class Loader:
             raise DataError(f"{self.batch_size} pictures a step are too few for {part[1]} processes; raise batch_size")
         self.order = _Order(len(views), seed, self.batch_size, part)
         self.batches: DataLoader[Batch] = DataLoader(
-            _Epoch(views, seed),
+            _Epoch(views, seed, kept),
             batch_sampler=self.order,
             num_workers=workers,
             persistent_workers=workers > 0,

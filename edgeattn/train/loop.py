@@ -126,7 +126,7 @@ class _Run:
             torch.set_num_threads(max(1, cores - recipe.workers))
         self.loader = Loader(
             data.train, batch_size=recipe.batch_size, seed=recipe.seed, workers=recipe.workers,
-            part=(self.accelerator.process_index, ranks),
+            part=(self.accelerator.process_index, ranks), kept=recipe.views_kept,
         )  # fmt: skip
         self.steps = recipe.epochs * len(self.loader)
         self.peak_lr = recipe.lr * self.loader.batch_size / 64
@@ -136,13 +136,13 @@ class _Run:
         self._averages, self._sources = _floats(self.averaged), _floats(self.model)
 
     def _remembered(self) -> Remembered | None:
-        """The teacher's answers on disk, where every epoch asks it for the same pictures and for nothing else."""
-        fixed = bool(getattr(self.data.train, "is_fixed", False)) and not self.recipe.mixup
-        if not (fixed and self.objective.teacher_answers_alone and self.objective.teacher):
+        """The teacher's answers on disk, where every epoch asks it for the same views and for nothing else."""
+        kept = self.recipe.views_kept or int(getattr(self.data.train, "is_fixed", False))
+        if not (kept and self.objective.teacher_answers_alone and self.objective.teacher) or self.recipe.mixup:
             return None
         rank = self.accelerator.process_index
         file = self.folder / f"teacher-{rank}.npy"
-        return Remembered(self.objective.teacher, file, len(self.data.train), len(self.data.labels))
+        return Remembered(self.objective.teacher, file, kept * len(self.data.train), len(self.data.labels))
 
     def _fastest_workers(self, cores: int) -> int:
         """How many cores should make pictures, by the time that a few pictures and a step on them take.

@@ -60,6 +60,9 @@ class Recipe:
     """Adversarial training: grey levels by which pictures are turned against the model; 0: none. Doubles the time."""
     epochs: int = 40
     """Times that every training picture is seen."""
+    views_kept: int = 0
+    """Views of a picture that are made once and shown again, epoch after epoch; 0: new ones always. A teacher is then asked
+    once for each of them: its answers are kept on disk."""
     views_per_epoch: int = 0
     """Pictures an epoch of `cards`, which have no number of their own; 0: the set's own number."""
     batch_size: int = 64
@@ -95,7 +98,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         ranges = {"imgsz": (16, 1024), "epochs": (1, 100_000), "batch_size": (2, 4096), "views_per_epoch": (0, 10**7)}
-        ranges |= {"workers": (-1, 64), "seed": (0, 2**31), "accumulate": (1, 256)}
+        ranges |= {"views_kept": (0, 100_000), "workers": (-1, 64), "seed": (0, 2**31), "accumulate": (1, 256)}
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise SpecError(f"{name}={getattr(self, name)} is out of range: choose {low} to {high}")

@@ -18,7 +18,7 @@ from edgeattn.nn import build_model
 from edgeattn.train import Recipe, Trained, train
 from edgeattn.train.augment import NO_AUGMENT
 from edgeattn.train.distill import METHODS, Distiller, labels_weight, methods, pair_blocks, resize
-from edgeattn.train.loader import FolderViews
+from edgeattn.train.loader import FolderViews, Loader
 from edgeattn.train.runs import weights_attributions
 from edgeattn.train.sources import open_data
 from edgeattn.train.teachers import Ensemble, OnnxTeacher, Remembered, open_teacher
@@ -210,3 +210,28 @@ def test_a_teacher_is_asked_once_where_the_views_never_change(
     known = np.flatnonzero(~np.isnan(kept.logits).any(axis=1))[:4]
     kept.answer(torch.randn(4, 3, 32, 32), torch.from_numpy(known))
     assert counting.asked == 0
+
+
+def test_kept_views_come_again_and_a_teacher_is_asked_once_for_each(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting()
+    monkeypatch.setattr("edgeattn.train.loop.open_teacher", lambda name, labels: counting)
+    recipe = small(photos, teacher="x:y", views_kept=2, epochs=6)
+    views = open_data(recipe, tmp_path).train
+    train(recipe, tmp_path / "run", progress=False)
+    # What is left over at an epoch's end differs from epoch to epoch, so that not all are asked for.
+    assert 1.5 * len(views) <= counting.asked <= 2 * len(views) + 2
+    assert len(np.load(tmp_path / "run" / "teacher-0.npy")) == 2 * len(views)
+
+    loader = Loader(views, batch_size=8, seed=0, workers=0, kept=2)
+    shown = [
+        {int(p): b for batch in loader.epoch(e) for p, b in zip(batch.places, batch.pictures, strict=True)}
+        for e in range(3)
+    ]
+    again = shown[0].keys() & shown[2].keys()
+    assert len(again) > len(views) / 2
+    assert all(torch.equal(shown[0][place], shown[2][place]) for place in again)
+    assert not shown[0].keys() & shown[1].keys()
+    place = next(p for p in shown[0] if p + len(views) in shown[1])
+    assert not torch.equal(shown[0][place], shown[1][place + len(views)])
