@@ -44,7 +44,8 @@ def compile_(
     nodes = (
         "one node" if gate["nodes"] == ["EPContext"] else f"{len(gate['nodes'])} nodes: {', '.join(gate['nodes'][:5])}"
     )
-    say(f"compiled for {chip} in {gate['compile_s']:.1f} s: {nodes}")
+    weights = made.artefact.recipe["weights"]
+    say(f"compiled for {chip} in {gate['compile_s']:.1f} s: {nodes}; activations in 16 bits, weights {weights}")
     say(
         f"answers differ from float's by {100 * gate['value']:.1f} % on {gate['n']} golden inputs (allowed "
         f"{100 * gate['bound']:.0f} %), maps by {100 * gate['maps']:.1f} % at most: {gate['verdict']}; {gate['where']}"

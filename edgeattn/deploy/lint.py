@@ -204,6 +204,10 @@ RULES = (
         "no ReduceL2", ("rockchip",), "refused", "the compiler crashes", "measured", "BatchNorm, or a scale",
         _of("ReduceL2"),
     ),
+    _Rule(
+        "no ReduceL1", ("qualcomm",), "refused", "not compiled", "measured", "the sum of the absolute values",
+        _of("ReduceL1"),
+    ),
     _Rule("no Einsum", ("qualcomm",), "refused", "not compiled", "measured", "MatMul and transposes", _of("Einsum")),
     _Rule(
         "no control flow or data-dependent shapes", NPUS, "refused", "not compiled", "reported (all)", "unroll it",

@@ -13,9 +13,11 @@ def rewrite(model: onnx.ModelProto) -> None:
     * ReduceMean / ReduceMax over (2, 3) with kept dimensions -> GlobalAveragePool / GlobalMaxPool: ONNX Runtime runs a
       squeeze-and-excitation gate in int8 slower than in float when it finds ReduceMean there.
     * Max(Min(x, high), low) -> Clip: a quantizer that does not know the first pair adds nodes around it, and OpenVINO broadcasts.
+    * ReduceL1 -> Abs, ReduceSum: Qualcomm's compiler knows only these.
     """
     _pools(model)
     _clips(model)
+    _lengths(model)
     _drop_unused(model)
 
 
@@ -66,6 +68,19 @@ def _clips(model: onnx.ModelProto) -> None:
     kept = [node for node in model.graph.node if node.output]
     del model.graph.node[:]
     model.graph.node.extend(kept)
+
+
+def _lengths(model: onnx.ModelProto) -> None:
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type == "ReduceL1":
+            positive = helper.make_node("Abs", node.input[:1], [f"{node.output[0]}_abs"], name=f"{node.name}_abs")
+            positive.metadata_props.extend(node.metadata_props)
+            nodes.append(positive)
+            node.op_type, node.input[0] = "ReduceSum", positive.output[0]
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def _drop_unused(model: onnx.ModelProto) -> None:

@@ -91,6 +91,21 @@ def test_engines_find_pooling_as_one_node_and_no_batchnorm(tmp_path: Path) -> No
     assert not any(node.metadata_props for node in graph.node)
 
 
+def test_a_length_by_absolute_values_is_written_as_their_sum(tmp_path: Path) -> None:
+    bundle = export_function(
+        build_model("pico", 3, attention="additive_normed", imgsz=32).eval(),
+        tmp_path / "m",
+        labels=LABELS,
+        imgsz=32,
+        pictures=pictures(2),
+    )  # fmt: skip  its parity is a gate of export
+    nodes = onnx.load(bundle.path / "float.onnx").graph.node
+    kinds = {node.op_type for node in nodes}
+    assert "ReduceL1" not in kinds
+    assert {"Abs", "ReduceSum"} <= kinds
+    assert all(".attention/" in node.name for node in nodes if node.op_type == "Abs")
+
+
 class Clipped(nn.Module):
     def __init__(self) -> None:
         super().__init__()

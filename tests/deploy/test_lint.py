@@ -139,6 +139,7 @@ GRAPHS = {
     "no dynamic shapes": ("float", graph([node("Cast", ["image"], "logits", to=1)], shape=(1, "h", 32, 3))),
     "batch of one": ("float", graph([node("Cast", ["image"], "logits", to=1)], shape=(4, 32, 32, 3))),
     "opset 20 at most": ("float", graph([node("Cast", ["image"], "logits", to=1)], opset=21)),
+    "no ReduceL1": ("float", graph([CAST, node("ReduceL1", ["x"], "logits")])),
     "no Einsum": ("float", graph([CAST, node("Einsum", ["x"], "logits", equation="nhwc->nchw")])),
     "no raw Erf": ("float", graph([CAST, node("Erf", ["x"], "logits")])),
     "no large transpose": (

@@ -54,6 +54,19 @@ def test_compiled_executed_and_kept(tiny_int8_bundle: Bundle, tmp_path: Path) ->
 
 
 @needs_toolchain
+def test_where_eight_bits_are_too_few_weights_get_sixteen(
+    tiny_int8_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = with_model(tiny_int8_bundle, tmp_path / "q.edgeattn", tiny.float_model().SerializeToString())
+    eight = compile_qualcomm(bundle).artefact
+    assert eight.recipe["weights"] == "s8 per channel"
+    monkeypatch.setattr(qualcomm, "BOUND", eight.gates["simulated"]["value"] * 0.9)
+    sixteen = compile_qualcomm(bundle).artefact
+    assert sixteen.recipe["weights"] == "s16"
+    assert sixteen.gates["simulated"]["value"] < eight.gates["simulated"]["value"]
+
+
+@needs_toolchain
 def test_answers_that_differ_stay_out(tiny_int8_bundle: Bundle, tmp_path: Path) -> None:
     bundle = with_model(tiny_int8_bundle, tmp_path / "q.edgeattn", tiny.float_model(seed=1).SerializeToString())
     wrong = {name: value.copy() for name, value in bundle.golden().items()}
