@@ -53,8 +53,6 @@ CHECKPOINT_EVERY_S = 20.0
 """Least time between checkpoints: what a kill can cost, beside the epoch that it falls into."""
 TRIAL = 16
 """Pictures of the steps that tell how many workers are fastest."""
-SMALL_SHARE = 0.1
-"""Making pictures takes no worker where it takes less than this of a step."""
 
 
 def train(
@@ -145,18 +143,17 @@ class _Run:
         return Remembered(self.objective.teacher, file, kept * len(self.data.train), len(self.data.labels))
 
     def _fastest_workers(self, cores: int) -> int:
-        """How many cores should make pictures, by the time that a few pictures and a step on them take.
-
-        None, where that is a small part of a step: all cores compute, and the pictures are made in between.
-        """
+        """How many cores should make pictures, by the time that a few pictures and a step on them take."""
         if cores < 2:
             return 0
         keep, rng = copy.deepcopy(self.objective.state_dict()), torch.get_rng_state()
-        torch.set_num_threads(cores)
         loader = Loader(self.data.train, batch_size=TRIAL, seed=self.recipe.seed, workers=0)
-        views_s, step_s = [], []
+        views_s: list[float] = []
+        step_s: dict[int, list[float]] = {cores: [], cores - 1: []}
         self.objective.train()
-        for _ in range(3):  # the first ones fill caches and choose kernels
+        for turn in range(6):  # the first ones fill caches and choose kernels
+            threads = cores - turn % 2
+            torch.set_num_threads(threads)
             began = time.perf_counter()
             batch = next(loader.epoch(0)).to(self.accelerator.device)
             made = time.perf_counter()
@@ -166,14 +163,11 @@ class _Run:
             torch.autograd.backward(loss)
             loss.item()  # waits for the device
             views_s.append(made - began)
-            step_s.append(time.perf_counter() - made)
+            step_s[threads].append(time.perf_counter() - made)
         self.objective.zero_grad(set_to_none=True)
         self.objective.load_state_dict(keep)
         torch.set_rng_state(rng)
-        views, step = min(views_s), min(step_s)
-        if views < SMALL_SHARE * step:
-            return 0
-        return min(cores - 1, math.ceil(cores * views / (views + cores * step)))
+        return fastest_workers(min(views_s), min(step_s[cores]), min(step_s[cores - 1]), cores)
 
     def fit(self, *, resume: bool, progress: bool) -> dict[str, float]:
         first = self._restore() if resume and (self.folder / CHECKPOINT).is_file() else 0
@@ -307,6 +301,23 @@ class _Run:
         torch.set_rng_state(state["rng"])
         self.step = state["step"]
         return int(state["epoch"])
+
+
+def fastest_workers(views_s: float, step_s: float, fewer_s: float, cores: int) -> int:
+    """How many of the cores should make pictures.
+
+    With none, all compute, and the pictures are made in between; with k the rest computes meanwhile.
+
+    Args:
+        views_s: time that one core takes for a batch's pictures, in seconds.
+        step_s: time that all cores take for a step on it.
+        fewer_s: time that all but one take.
+        cores: how many there are.
+    """
+    times = {0: views_s + step_s}
+    for k in range(1, cores):
+        times[k] = max(views_s / k, fewer_s * (cores - 1) / (cores - k))
+    return min(times, key=lambda k: times[k])
 
 
 def answers(model: nn.Module, pictures: Sequence[tuple[Picture, int]], recipe: Recipe) -> NDArray[np.int64]:

@@ -24,6 +24,7 @@ from edgeattn.spec import InputSpec
 from edgeattn.train import Recipe, TrainingData, load_run, train
 from edgeattn.train.augment import Augment, shrink
 from edgeattn.train.loader import FolderViews, Loader, PictureFiles, evaluation_batches, normalise
+from edgeattn.train.loop import fastest_workers
 from edgeattn.train.recipe import override
 from edgeattn.train.runs import weights_attributions
 from edgeattn.train.sources import open_data
@@ -245,3 +246,28 @@ def test_the_official_cifar_binaries_are_trained_on(tmp_path: Path) -> None:
     data = open_data(recipe, tmp_path / "run")
     assert (len(data.train), len(data.validation), len(data.test)) == (90, 10, 20)
     assert data.calibration is not None
+
+
+@pytest.mark.parametrize(
+    ("views", "step", "fewer", "cores", "workers"),
+    [
+        (0.02, 0.36, 0.69, 2, 0),  # cheap pictures: a worker would take half of the speed
+        (0.09, 0.17, 0.20, 2, 1),  # dear ones, and a second thread that hardly helps
+        (0.80, 0.10, 0.11, 8, 4),  # a quick step: half of the cores make pictures
+        (0.01, 0.50, 0.57, 8, 0),
+    ],
+)
+def test_workers_are_taken_where_they_pay(views: float, step: float, fewer: float, cores: int, workers: int) -> None:
+    assert fastest_workers(views, step, fewer, cores) == workers
+
+
+def test_the_trial_leaves_no_trace(photos: Path, tmp_path: Path) -> None:
+    recipe = small(photos, epochs=2, workers=-1)
+    first = train(recipe, tmp_path / "auto", progress=False)
+    assert first.recipe.workers >= 0
+    assert load_run(tmp_path / "auto").recipe == first.recipe
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) - first.recipe.workers))
+    second = train(first.recipe, tmp_path / "told", progress=False)
+    ours, theirs = (load_file(tmp_path / run / "model.safetensors") for run in ("auto", "told"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert second.recipe == first.recipe
