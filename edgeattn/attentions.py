@@ -21,6 +21,7 @@ from edgeattn.bundle import SUFFIX, Bundle, extend, load
 from edgeattn.datasets.backgrounds import random_background
 from edgeattn.deploy.export import export
 from edgeattn.deploy.lint import lint
+from edgeattn.deploy.names import in_attention
 from edgeattn.deploy.quantize import quantize
 from edgeattn.errors import EdgeAttnError
 from edgeattn.evaluation.significance import Verdict
@@ -38,8 +39,6 @@ from edgeattn.workflow import export_run, quantize_run
 
 LABELS = tuple(f"class {i}" for i in range(10))
 CHANNELS, SIZES = (16, 64), ((12, 12), (6, 9))
-ATTENTION = ".attention"
-"""In the path of a block's attention."""
 CHECK_VIEWS = 8_000
 """Cards that a checked attention learns from, started from the zoo's weights: about 30 s on two cores."""
 
@@ -126,8 +125,8 @@ def check(name: str, folder: Path, *, progress: bool = True) -> Iterator[Check]:
     worst = max(a.gates["parity"]["difference"] for made in (bundle, other) for a in made.artefacts)
     yield Check("export", "passed", f"both engines within {worst:.0e} of torch, at 96 and 128 pixels")
     yield from _int8(bundle, data, folder)
-    own = [f for f in lint(bundle) if any(ATTENTION in block for block in f.blocks)]  # what is not the backbone's
-    findings = [finding for finding in own if finding.level != "slow"]
+    found = [finding for finding in lint(bundle) if not finding.is_advice]
+    findings = [f for f in found if any(in_attention(block) for block in f.blocks)]  # what is not the backbone's
     rules = [f"{f.rule} ({', '.join(f.targets)}: {f.reason}, {f.evidence})" for f in findings]
     yield Check(
         "lint", "failed" if findings else "passed", "; ".join(rules) or "fit for int8 engines and NPU compilers"

@@ -75,12 +75,13 @@ def photo_recipe(
 
 
 def plan(recipe: Recipe, data: TrainingData, minutes: float, folder: Path) -> Recipe:
-    """Choose the epochs that fit into `minutes` on this machine, by timing a few steps.
+    """Choose the workers, and the epochs that fit into `minutes` on this machine, by timing a few steps.
 
     Twenty epochs at least: fewer leave a small set unlearned, and the time that takes is said by the bar.
     """
-    speed = views_per_second(recipe, data, folder)
-    return replace(recipe, epochs=max(20, min(600, math.floor(minutes * 60 * speed / len(data.train)))))
+    speed, workers = views_per_second(recipe, data, folder)
+    epochs = max(20, min(600, math.floor(minutes * 60 * speed / len(data.train))))
+    return replace(recipe, epochs=epochs, workers=workers)
 
 
 def teacher_recipe(student: Recipe) -> Recipe:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import json
 import math
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,35 @@ def recipe_for(options: argparse.Namespace, attention: str, teach: str, seed: in
     )  # fmt: skip
 
 
+def cell(recipe: Recipe, name: str) -> dict[str, Any]:
+    """What tells a run on the data set called `name` apart from others."""
+    teach = recipe.distill if recipe.teacher != "none" else "labels"
+    return {
+        "dataset": name, "model": recipe.model, "attention": recipe.attention, "teach": teach, "epochs": recipe.epochs,
+        "seed": recipe.seed,
+    }  # fmt: skip
+
+
+def run_once(
+    recipe: Recipe, folder: Path, open_it: Callable[[], TrainingData], name: str, file: Path, *, int8: bool = True
+) -> None:
+    """Run a cell of a grid, add its line to `file` and print it; nothing where the file holds it already."""
+    if any(cell(recipe, name).items() <= line.items() for line in lines(file)):
+        return
+    line = run(recipe, folder, open_it(), name, int8=int8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as stream:
+        stream.write(json.dumps(line) + "\n")
+    told = f"{name}: {line['attention']} {line['teach']} seed {line['seed']}"
+    print(f"{told}: test {100 * line['test_top1']:.2f} %, {line['seconds']:.0f} s", flush=True)
+
+
 def run(recipe: Recipe, folder: Path, data: TrainingData, name: str, *, int8: bool = True) -> dict[str, Any]:
     """Train, then look at the test part once: the trained net, and its int8 files through their engines."""
     started = time.monotonic()
     trained = train(recipe, folder, data=data, resume=True)
     found = cost(trained.model, recipe.imgsz)
-    line: dict[str, Any] = {
-        "dataset": name, "model": recipe.model, "attention": recipe.attention,
-        "teach": recipe.distill if recipe.teacher != "none" else "labels", "seed": recipe.seed, "epochs": recipe.epochs,
+    line = cell(recipe, name) | {
         "parameters": found.parameters, "macs": found.macs,
         "validation_top1": round(trained.metrics["validation_top1"], 5),
         "test_n": len(data.test), "test_top1": round(top1(trained.model, data.test, recipe), 5),
@@ -89,11 +111,6 @@ def revision() -> str:
         ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
     )
     return told.stdout.strip() or "unknown"
-
-
-def key(line: dict[str, Any]) -> tuple[Any, ...]:
-    """What tells two runs apart."""
-    return line["dataset"], line["model"], line["attention"], line["teach"], line["epochs"], line["seed"]
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -197,25 +214,15 @@ def main() -> None:
         return
     name = options.name or options.data.resolve().name
     file = options.results / f"{name}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    done = {key(line) for line in lines(file)}
-    data = None
+    # Once for all, and not where nothing is left to run.
+    open_it = functools.cache(lambda: open_data(recipe_for(options, "none", "labels", 0), options.runs))
     # Seed by seed, so that an interrupted grid has whole pairs.
     for seed in range(options.seeds):
         for teach in options.teach.split(","):
             for attention in options.attention.split(","):
-                if (name, options.model, attention, teach, options.epochs, seed) in done:
-                    continue
                 recipe = recipe_for(options, attention, teach, seed)
-                data = data or open_data(recipe, options.runs)
                 folder = options.runs / f"{name}-{options.model}-{options.epochs}" / f"{attention}-{teach}-{seed}"
-                line = run(recipe, folder, data, name)
-                with file.open("a") as stream:
-                    stream.write(json.dumps(line) + "\n")
-                print(
-                    f"{attention} {teach} seed {seed}: test {100 * line['test_top1']:.2f} %, {line['seconds']:.0f} s",
-                    flush=True,
-                )
+                run_once(recipe, folder, open_it, name, file)
 
 
 if __name__ == "__main__":

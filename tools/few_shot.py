@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
+import functools
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from evidence import key, lines, run
+from evidence import run_once
 
 from edgeattn import workflow
 from edgeattn.datasets.folder import Sample
@@ -93,26 +93,16 @@ def main() -> None:
         for teach in options.teach.split(",")
         for attention in options.attention.split(",")
     ]
-    options.results.parent.mkdir(parents=True, exist_ok=True)
     for seed, count, teach, attention in grid[part::parts]:
         matched = attention not in EMPTY
         recipe = replace(base, attention=attention, equal_cost_to="plain" if matched else "", seed=seed)
         if teach != "labels":
             recipe = replace(recipe, teacher=str(teacher), distill=teach)
-        _, learn, judge = draw_people(options.root, seed, count)
-        data = open_people(options.root, recipe, learn, judge)
         recipe = replace(recipe, epochs=round(options.views / (10 * count)))
-        name = f"sign-digits, {count} people"
-        wanted_line = {
-            "dataset": name, "model": "pico", "attention": attention, "teach": teach, "epochs": recipe.epochs, "seed": seed
-        }  # fmt: skip
-        if key(wanted_line) in {key(line) for line in lines(options.results)}:
-            continue
+        _, learn, judge = draw_people(options.root, seed, count)
+        open_it = functools.partial(open_people, options.root, recipe, learn, judge)
         folder = options.runs / f"{count}-{teach}" / f"{attention}-{seed}"
-        line = run(recipe, folder, data, name, int8=False)
-        with options.results.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
-        print(f"{count} people, {attention}, {teach}, seed {seed}: {100 * line['test_top1']:.1f} %", flush=True)
+        run_once(recipe, folder, open_it, f"sign-digits, {count} people", options.results, int8=False)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def export(
         gate = artefact.gates["parity"]
         differs = f"differs from torch by {gate['difference']:.1e} of the range"
         say(f"{artefact.engine}: {differs} on {gate['n']} pictures, {gate['verdict']}")
-    if broken := [finding for finding in lint(bundle) if finding.level != "slow"]:
+    if broken := [finding for finding in lint(bundle) if not finding.is_advice]:
         say(f"lint: {len(broken)} rules of NPU compilers broken; edgeattn lint {bundle.path}")
     write_json(
         json, {"schema": "edgeattn.export/1", "bundle": str(bundle.path), "artefacts": to_json(bundle.artefacts)}

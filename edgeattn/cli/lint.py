@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from edgeattn.deploy.lint import Finding
 
 SCHEMA = "edgeattn.lint/1"
-FATAL = ("refused", "wrong")
-"""Levels on which nothing useful runs."""
 COLOURS = {"refused": "red", "wrong": "red", "falls back": "yellow", "slow": "dim"}
 
 
@@ -49,7 +47,7 @@ def lint(
         say(f"no rule is broken for {named}")
     say("none of this was run on a device: these are rules, and only its compiler or the box itself can tell")
     write_json(json, {"schema": SCHEMA, "bundle": str(loaded.path), "target": target, "findings": to_json(findings)})
-    if target != "all" and any(finding.level in FATAL for finding in findings):
+    if target != "all" and any(finding.is_fatal for finding in findings):
         raise typer.Exit(1)
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgeattn.bundle import sha256
 from edgeattn.datasets.folder import Sample
@@ -146,3 +149,20 @@ def read(path: Path) -> Calibration:
         root, tuple(listed), tuple(listed.values()), raw.get("strata", {}), int(raw.get("seed", 0)),
         str(raw.get("source", "")), str(raw.get("licence", "not stated")),
     )  # fmt: skip
+
+
+class Reader:
+    """Inputs for calibration, as ONNX Runtime's quantizers ask for them."""
+
+    def __init__(self, inputs: Iterable[NDArray[np.generic]], name: str) -> None:
+        """Take inputs of the model's shape, and the name of its input."""
+        self._inputs, self._name = iter(inputs), name
+
+    def get_next(self) -> dict[str, NDArray[np.generic]] | None:
+        """The next one by the input's name; None after the last."""
+        picture = next(self._inputs, None)
+        return None if picture is None else {self._name: picture}
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Not needed: the set is read whole."""
+        raise NotImplementedError("the calibration set is read whole")

@@ -62,6 +62,16 @@ class Finding:
     blocks: tuple[str, ...]
     """Paths of the modules at fault, in order; empty: the graph as a whole."""
 
+    @property
+    def is_fatal(self) -> bool:
+        """Whether nothing useful runs there."""
+        return self.level in ("refused", "wrong")
+
+    @property
+    def is_advice(self) -> bool:
+        """Whether all of it runs there, slower."""
+        return self.level == "slow"
+
 
 @dataclass(frozen=True)
 class _Graph:

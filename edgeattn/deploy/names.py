@@ -57,6 +57,11 @@ def name_nodes(graph: onnx.GraphProto) -> None:
         node.name = f"{path}/{node.op_type}_{i}"
 
 
+def in_attention(path: str) -> bool:
+    """Whether a path, of a module or of a weight, lies in an attention branch."""
+    return ".attention." in f"{path}."
+
+
 def path_of(name: str) -> str:
     """The path of the module that a node of this name comes from."""
     return name.split("/", 1)[0]

@@ -20,7 +20,9 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeattn.bundle import Bundle, extend
+from edgeattn.deploy.calibration import Reader
 from edgeattn.deploy.export import quiet, versions
+from edgeattn.deploy.names import in_attention
 from edgeattn.deploy.results import Report, gates
 from edgeattn.deploy.verify import verify
 from edgeattn.errors import DataError, EdgeAttnError
@@ -65,8 +67,6 @@ ATTENTION_OV = (
     "Abs",
 )
 """The same for NNCF, which names them as OpenVINO does."""
-ATTENTION_MODULE = ".attention."
-"""In the names of the weights of an attention branch, as export keeps them."""
 SMALL_MACS = 100_000
 """Layers of an attention branch with fewer multiplications stay in float: quantizing their input costs more than it saves.
 
@@ -76,7 +76,7 @@ Coordinate attention in nano at 224, OpenVINO int8 over the net without attentio
 
 def stays_float(weight: str, macs: float) -> bool:
     """Whether a layer is too small for integers: a branch's, by the name of its weight, with few multiplications."""
-    return ATTENTION_MODULE in weight and macs < SMALL_MACS
+    return in_attention(weight) and macs < SMALL_MACS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +157,7 @@ def quantize_onnxruntime(source: Path, target: Path, inputs: Sequence[Input], in
     model = onnx.load(prepared)
     excluded = attention_nodes(model)
     quantize_static(
-        str(prepared), str(target), _Reader(inputs, input_name),
+        str(prepared), str(target), Reader(inputs, input_name),
         quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         per_channel=True, reduce_range=True, calibrate_method=CalibrationMethod.MinMax, nodes_to_exclude=excluded,
     )  # fmt: skip
@@ -252,17 +252,3 @@ def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input]) -> di
         "float_layers": len(small),
         "pictures": len(inputs),
     }
-
-
-class _Reader:
-    """Calibration inputs, as ONNX Runtime's quantizer asks for them."""
-
-    def __init__(self, inputs: Sequence[Input], name: str) -> None:
-        self._inputs, self._name = iter(inputs), name
-
-    def get_next(self) -> dict[str, Input] | None:
-        picture = next(self._inputs, None)
-        return None if picture is None else {self._name: picture}
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        raise NotImplementedError("the calibration set is read whole")

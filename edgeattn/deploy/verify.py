@@ -277,8 +277,9 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
     golden = _golden_gate(bundle, run)
     truth, answers, expected = seen.truth(), np.array(run.answers), np.array(reference.answers)
     flips = tuple(sorted(seen.places[i] for i in np.flatnonzero(answers != expected)))
-    blocks = _blocks(run, seen, spec)
-    drift = np.median(list(_drift(run, seen).values()), axis=0) if blocks else np.empty(0)
+    by_map = _drift(run, seen)
+    blocks = _blocks(run, by_map, spec)
+    drift = np.median(list(by_map.values()), axis=0) if blocks else np.empty(0)
     ranks, overlaps = (np.array(list(series.values())) for series in (run.ranks, run.overlaps))
     agreed = {"golden_agreement": golden["agreement"]} if golden else {}  # what another machine is held to
     judged: dict[str, Any] = {}
@@ -335,8 +336,8 @@ def _drift(run: _Run, seen: _Seen) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def _blocks(run: _Run, seen: _Seen, spec: Spec) -> tuple[Fidelity, ...]:
-    drift, paths = _drift(run, seen), {m.output: m.block for m in spec.maps}
+def _blocks(run: _Run, drift: Mapping[str, NDArray[np.float64]], spec: Spec) -> tuple[Fidelity, ...]:
+    paths = {m.output: m.block for m in spec.maps}
     return tuple(
         Fidelity(
             paths[name],

@@ -114,8 +114,9 @@ class _Run:
         if teacher is not None:
             teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = Objective(recipe, self.model, teacher).to(device)
+        self.wrapped: nn.Module = self.objective
         self.remembered = self._remembered()
-        self.step = 0
+        self.step = self.steps = 0
         cores = usable_cores() // ranks
         if recipe.workers < 0:
             self.recipe = recipe = replace(recipe, workers=self._fastest_workers(cores))
@@ -157,9 +158,7 @@ class _Run:
             began = time.perf_counter()
             batch = next(loader.epoch(0)).to(self.accelerator.device)
             made = time.perf_counter()
-            x_BCHW, target_BK, where_Bhw = self._mix(normalise(batch.pictures), batch.labels, batch.where)
-            terms = self.objective(x_BCHW, target_BK, batch.labels, where_Bhw, progress=0.0)
-            loss = torch.stack(list(terms.values())).sum()
+            loss = torch.stack(list(self._terms(batch).values())).sum()
             torch.autograd.backward(loss)
             loss.item()  # waits for the device
             views_s.append(made - began)
@@ -337,8 +336,8 @@ def top1(model: nn.Module, pictures: Sequence[tuple[Picture, int]], recipe: Reci
     return float((answers(model, pictures, recipe) == labels).mean()) if len(labels) else math.nan
 
 
-def views_per_second(recipe: Recipe, data: TrainingData, folder: Path, steps: int = 6) -> float:
-    """Training speed on this machine, by a few steps of a run that is thrown away."""
+def views_per_second(recipe: Recipe, data: TrainingData, folder: Path, steps: int = 6) -> tuple[float, int]:
+    """Training speed on this machine, by a few steps of a run that is thrown away, and the number of workers it had."""
     teacher = open_teacher(recipe.teacher, data.labels) if recipe.teacher != "none" else None
     trial = _Run(replace(recipe, epochs=1000), folder, data, teacher)
     trial.objective.train()
@@ -350,7 +349,7 @@ def views_per_second(recipe: Recipe, data: TrainingData, folder: Path, steps: in
         trial.advance(batch.to(trial.accelerator.device))
         if step == 1 + steps:
             break
-    return steps * trial.loader.batch_size / (time.monotonic() - started)
+    return steps * trial.loader.batch_size / (time.monotonic() - started), trial.recipe.workers
 
 
 def _accelerator(precision: str) -> Accelerator:

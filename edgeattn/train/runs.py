@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from edgeattn.deploy.names import in_attention
 from edgeattn.errors import DataError
 from edgeattn.nn.model import build_model
 from edgeattn.nn.pretrained import ATTRIBUTIONS
@@ -140,7 +141,7 @@ def start_from(name: str, model: nn.Module) -> None:
         for key, value in load_file(file).items()
         if key in own and own[key].shape == value.shape
     }
-    needed = {key for key in own if ".attention." not in key}
+    needed = {key for key in own if not in_attention(key)}
     if len(fitting.keys() & needed) < 0.9 * len(needed):
         raise DataError(
             f"the weights {file} fit {len(fitting)} of the model's {len(own)} tensors; start from the same model, or none"

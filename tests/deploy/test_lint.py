@@ -99,9 +99,7 @@ def test_attention_is_named_by_its_block(tmp_path: Path) -> None:
     assert len(findings["no mean over channels"].blocks) == 12
 
 
-def graph(
-    nodes: list[onnx.NodeProto], *, shape: tuple[int | str, ...] = (1, 32, 32, 3), opset: int = 20, made: int = 1
-) -> bytes:
+def graph(nodes: list[onnx.NodeProto], *, shape: tuple[int | str, ...] = (1, 32, 32, 3), opset: int = 20) -> bytes:
     """A graph from the picture `image` to `logits`, with a few constants to hand."""
     weights = {
         "scale": np.array(0.1, np.float32),
@@ -110,10 +108,9 @@ def graph(
         "zeros": np.full(3, 128, np.uint8),
         "zero16": np.array(1000, np.uint16),
     }
-    types = {1: TensorProto.FLOAT}
     held = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info("image", TensorProto.UINT8, shape)],
-        [helper.make_tensor_value_info("logits", types[made], None)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )  # fmt: skip
     return bytes(

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.bundle import Bundle, extend
+from edgeattn.deploy.calibration import Reader
 from edgeattn.errors import DataError, EngineError, NameNotFoundError
 from edgeattn.spec import Artefact
 
@@ -158,26 +159,20 @@ def _work(folder: Path) -> None:
     import onnx
     import onnxruntime as ort
     import onnxruntime_qnn  # type: ignore[import-not-found]
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize
+    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize
     from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config, qnn_preprocess_model
 
     job = json.loads((folder / "job.json").read_text())
     with np.load(folder / "inputs.npz") as held:
         calibration, checked = held["calibration"], held["checked"]
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.rows = iter({job["input"]: row[None]} for row in calibration)
-
-        def get_next(self) -> dict[str, Array] | None:
-            return next(self.rows, None)
-
     source = folder / "float.onnx"
     if qnn_preprocess_model(str(source), str(folder / "prepared.onnx")):
         source = folder / "prepared.onnx"
     wide = job["weights"] == "s16"
     config = get_qnn_qdq_config(
-        str(source), Reader(), activation_type=QuantType.QUInt16, calibrate_method=CalibrationMethod.MinMax,
+        str(source), Reader((row[None] for row in calibration), job["input"]),
+        activation_type=QuantType.QUInt16, calibrate_method=CalibrationMethod.MinMax,
         weight_type=QuantType.QInt16 if wide else QuantType.QInt8, per_channel=not wide,
     )  # fmt: skip
     quantize(str(source), str(folder / "qdq.onnx"), config)
