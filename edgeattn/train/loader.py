@@ -7,14 +7,16 @@ one would have seen.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edgeattn._cv2 import cv2
 from edgeattn.datasets.folder import Sample
@@ -188,6 +190,18 @@ class ArrayPictures(Sequence[tuple[Picture, int]]):
         return self.pictures[index], int(self.labels[index])
 
 
+class _Key(ISeedSequence):
+    """A seed of several integers, in a fifth of the time that numpy's own takes."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = numbers
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
+        """As numpy's bit generators ask for it."""
+        size = n_words * np.dtype(dtype).itemsize
+        return np.frombuffer(hashlib.blake2b(repr(self.numbers).encode(), digest_size=size).digest(), dtype)
+
+
 class _Epoch(Dataset[Batch]):
     def __init__(self, views: Views, seed: int, kept: int) -> None:
         self.views, self.seed, self.kept = views, seed, kept
@@ -195,22 +209,43 @@ class _Epoch(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.views)
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        if get_worker_info() is not None:
-            cv2.setNumThreads(0)
-        epoch, index = key
-        epoch = epoch % self.kept if self.kept else epoch
-        view = View(*self.views.view(index, np.random.default_rng((self.seed, epoch, index))))
-        where = np.zeros((0, 0), np.float32)
-        if view.where is not None:
-            size = (view.picture.shape[1] // WHERE_STRIDE, view.picture.shape[0] // WHERE_STRIDE)
-            where = np.asarray(cv2.resize(view.where, size, interpolation=cv2.INTER_AREA), np.float32)
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
+        """The whole batch at once, so that pictures are put together once, not each made a tensor before."""
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(0)  # a view is too small a work to be shared; sharing it takes twice as long
+        try:
+            views = [self._view(epoch, index) for epoch, index in keys]
+        finally:
+            cv2.setNumThreads(threads)
         return Batch(
-            torch.from_numpy(np.ascontiguousarray(view.picture[..., ::-1])),
-            torch.tensor(view.label),
-            torch.from_numpy(where),
-            torch.tensor(index + (epoch * len(self) if self.kept else 0)),
+            torch.from_numpy(np.stack([cv2.cvtColor(view.picture, cv2.COLOR_BGR2RGB) for view in views])),
+            torch.tensor([view.label for view in views]),
+            torch.from_numpy(np.stack([_small(view) for view in views])),
+            torch.tensor([index + self._shown(epoch) * len(self) for epoch, index in keys]),
         )
+
+    def _view(self, epoch: int, index: int) -> View:
+        if self.kept:
+            epoch = self._shown(epoch)
+        key = _Key(self.seed, epoch, index)
+        rng = np.random.Generator(np.random.PCG64(key))  # type: ignore[arg-type]
+        return View(*self.views.view(index, rng))
+
+    def _shown(self, epoch: int) -> int:
+        """Which of the kept views of a picture this epoch shows."""
+        return epoch % self.kept if self.kept else 0
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _small(view: View) -> Where:
+    """Where to look, at the stride that it is handed on at."""
+    if view.where is None:
+        return np.zeros((0, 0), np.float32)
+    size = (view.picture.shape[1] // WHERE_STRIDE, view.picture.shape[0] // WHERE_STRIDE)
+    return np.asarray(cv2.resize(view.where, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
 class _Order(Sampler[list[tuple[int, int]]]):
@@ -257,6 +292,7 @@ class Loader:
         self.batches: DataLoader[Batch] = DataLoader(
             _Epoch(views, seed, kept),
             batch_sampler=self.order,
+            collate_fn=_as_it_is,
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,

@@ -136,7 +136,9 @@ def test_overhead_on_a_replayed_video(tmp_path: Path) -> None:
         writer.write(np.roll(scene, 4 * i, axis=1))
     writer.release()
     overheads_ms = []
-    for _ in range(3):  # what else runs on a build machine only ever adds, so the best of three tells what the loop costs
+    for _ in range(
+        3
+    ):  # what else runs on a build machine only ever adds, so the best of three tells what the loop costs
         with Pipeline(BUNDLE, Video(path, realtime=True), opened_engine=FakeEngine(RED, 8.0)) as pipeline:
             results = list(pipeline)
         assert len(results) + results[-1].dropped == 60
