@@ -19,6 +19,7 @@ from torch import nn
 
 from edgeattn.bundle import SUFFIX, Bundle, extend, load
 from edgeattn.datasets.backgrounds import random_background
+from edgeattn.deploy.calibration import FEWEST
 from edgeattn.deploy.export import export
 from edgeattn.deploy.lint import lint
 from edgeattn.deploy.names import in_attention
@@ -238,7 +239,7 @@ def _build(folder: Path, name: str, model: str, imgsz: int) -> str:
 
 
 def _write_bundle(folder: Path, name: str, model: str, imgsz: int) -> None:
-    pictures = [random_background(np.random.default_rng((21, i)), imgsz, "train") for i in range(20)]
+    pictures = [random_background(np.random.default_rng((21, i)), imgsz, "train") for i in range(FEWEST + 4)]
     torch.manual_seed(0)
     net = build_model(model, len(LABELS), attention=name, imgsz=imgsz).train()
     spec = InputSpec(imgsz, imgsz)
@@ -253,6 +254,6 @@ def _write_bundle(folder: Path, name: str, model: str, imgsz: int) -> None:
             net.eval(), Path(scratch) / name, labels=LABELS, imgsz=imgsz, pictures=pictures[:4], mechanism=name,
             provenance={"priced": priced, "note": "random weights: it costs what a trained net costs and knows nothing"},
         )  # fmt: skip
-        made = quantize(made, pictures[:16], [(picture, 0) for picture in pictures[16:20]]).bundle
+        made = quantize(made, pictures[:FEWEST], [(picture, 0) for picture in pictures[FEWEST:]]).bundle
         folder.mkdir(parents=True, exist_ok=True)
         extend(made, (), {}, path=folder / f"{name}{SUFFIX}")

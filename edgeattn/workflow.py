@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
-from edgeattn.bundle import Bundle
+from edgeattn.bundle import Bundle, sha256
 from edgeattn.deploy.calibration import Calibration
 from edgeattn.deploy.export import GOLDEN_PICTURES, Deployed, export, recipe_digest, to_onnx
 from edgeattn.deploy.quantize import Quantized, quantize
@@ -176,12 +177,16 @@ def quantize_run(
     data: TrainingData,
     folder: Path,
     calibration: Calibration | None = None,
-    tuned: Trained | None = None,
+    *,
+    minutes: float = 0.0,
+    tune: Callable[[], Trained] | None = None,
+    progress: bool = False,
 ) -> Quantized:
     """Quantize a bundle on the set drawn from its training pictures (or the one given), whose manifest is written to `folder`.
 
-    With `tuned`, a quantization-aware run, the int8 files get that run's weights; the float file stays what it is, and is what
-    they are measured against.
+    With `minutes`, up the ladder, whose measurements are kept in `folder`. `tune` makes a quantization-aware run: its weights
+    are the ladder's last rung, or without `minutes` what the int8 files are made of. The float file stays what it is, and is
+    what they are measured against.
 
     Raises:
         DataError: too few training pictures for a calibration set.
@@ -191,6 +196,9 @@ def quantize_run(
         raise DataError(
             "too few training pictures to calibrate int8 on (32 at least); the float bundle works. Add pictures"
         )
+    tests = {sha256(sample.path) for sample in getattr(data.test, "samples", ())}
+    if seen := sum(digest in tests for digest in chosen.digests):
+        raise DataError(f"{seen} of the calibration pictures are in the test split; calibrate on training pictures")
     manifest = folder / "calibration.toml"
     chosen.write(manifest)
     told: dict[str, Any] = {
@@ -201,11 +209,21 @@ def quantize_run(
             "manifest_digest": recipe_digest(dict(zip(chosen.files, chosen.digests, strict=True))),
         }
     }
-    source = None
-    if tuned is not None:
-        told["qat"] = {"recipe": to_json(tuned.recipe), "recipe_digest": recipe_digest(to_json(tuned.recipe))}
-        source = to_onnx(Deployed(tuned.model), bundle.spec)
-    return quantize(bundle, chosen.pictures(), data.validation, source=source, provenance=told)
+
+    def tuned() -> ModelProto:
+        assert tune
+        run = tune()
+        told["qat"] = {"recipe": to_json(run.recipe), "recipe_digest": recipe_digest(to_json(run.recipe))}
+        return to_onnx(Deployed(run.model), bundle.spec)
+
+    pictures = chosen.pictures()
+    if not minutes:
+        source = tuned() if tune else None
+        return quantize(bundle, pictures, data.validation, source=source, provenance=told)
+    return quantize(
+        bundle, pictures, data.validation, provenance=told, minutes=minutes, tune=tuned if tune else None,
+        memory=folder / "ladder.jsonl", progress=progress,
+    )  # fmt: skip
 
 
 def make(

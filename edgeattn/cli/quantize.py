@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from edgeattn.cli.common import console, need_training, say, write_json
+from edgeattn.spec import to_json
+
+if TYPE_CHECKING:
+    from edgeattn.deploy.ladder import Step
 
 
 def quantize(
@@ -17,10 +23,19 @@ def quantize(
     calibration: Annotated[
         Path | None, typer.Option(help="Manifest of a calibration set; default: drawn from the run's training split.")
     ] = None,
+    minutes: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Time for the ladder: what of each attention block stays in float is found by measuring. 0: the default recipe.",
+        ),
+    ] = 5.0,
     qat: Annotated[
         int,
         typer.Option(
-            help="First fine-tune for so many epochs with int8's rounding in the way, taught by the run itself, into RUN/qat."
+            min=0,
+            help="Epochs of fine-tuning with int8's rounding in the way, taught by the run itself, into RUN/qat: the ladder's "
+            "last rung; with --minutes 0 it is done in any case.",
         ),
     ] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with that fine-tuning, or take it as it is.")] = False,
@@ -41,11 +56,37 @@ def quantize(
     chosen = read(calibration) if calibration else None
     recipe = qat_recipe(load_run(run), qat) if qat else load_recipe(run)
     data = open_data(recipe, run)
-    tuned = train(recipe, run / "qat", data=data, resume=resume) if qat else None
-    made = quantize_run(loaded, data, run, chosen, tuned)
+    made = quantize_run(
+        loaded, data, run, chosen, minutes=minutes, progress=True,
+        tune=(lambda: train(recipe, run / "qat", data=data, resume=resume)) if qat else None,
+    )  # fmt: skip
     if chosen is None:
         say(f"calibration set: {run / 'calibration.toml'}")
+    if made.steps:
+        console.print(ladder_table(made.steps))
     console.print(table(made.report))
-    write_json(json, made.report.json())
+    write_json(json, made.report.json() | {"ladder": to_json(made.steps)})
     console.print(f"next:  edgeattn run {made.bundle.path} --source 0", markup=False)
     verdict_exit(made.report)
+
+
+def ladder_table(steps: Sequence[Step]) -> Table:
+    """What was tried on the ladder: a row each, what was kept in bold."""
+    table = Table(title="the ladder", title_justify="left")
+    for name in ("engine", "rung", "new in"):
+        table.add_column(name, no_wrap=True)
+    for name in ("top-1", "maps, rank", "of bound", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    last = {step.engine: step for step in steps if step.kept}
+    for step in steps:
+        blocks = step.blocks[0] if len(step.blocks) == 1 else f"{len(step.blocks) or 'all'} blocks"
+        maps = "" if step.map_js is None else f"{step.map_js:.3f}, {step.map_rank:.2f}"
+        figures = [f"{100 * step.top1:.2f} %", maps, f"{step.excess:.2f}", f"{step.time_ratio:.2f}"]
+        style = "bold green" if step is last.get(step.engine) else "" if step.kept else "dim"
+        table.add_row(
+            step.engine, step.rung, blocks, *(["", "", "failed", ""] if step.failure else figures), style=style
+        )
+    table.caption = (
+        "green: taken; dim: tried, not kept. Of bound: the worst gate, 1 is just inside. Time: int8 over float"
+    )
+    return table

@@ -6,7 +6,10 @@ seeded and stratified by class, never the first N of sorted folders.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +33,8 @@ PICTURES = 300
 """Pictures that are drawn when nobody says how many."""
 FEWEST = 32
 """Below this the ranges are guesswork."""
+SWAPPED = 6.0
+"""Standard errors by which red must differ from blue, the wrong way round, for the channels to be called swapped."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,61 @@ def read(path: Path) -> Calibration:
         root, tuple(listed), tuple(listed.values()), raw.get("strata", {}), int(raw.get("seed", 0)),
         str(raw.get("source", "")), str(raw.get("licence", "not stated")),
     )  # fmt: skip
+
+
+def check(calibration: Sequence[Picture], measured: Sequence[Picture]) -> None:
+    """Refuse pictures that int8's ranges must not be taken from.
+
+    Args:
+        calibration: pictures to calibrate on, (H, W, 3) BGR bytes.
+        measured: pictures that the result will be measured on, likewise; what a picture looks like is learnt from them too.
+
+    Raises:
+        DataError: fewer than `FEWEST` different pictures; some that are measured on; red and blue swapped; thumbnails.
+    """
+    own = {_digest(picture) for picture in calibration}
+    if len(own) < FEWEST:
+        alike = f", {len(calibration)} with repetitions," if len(own) < len(calibration) else ""
+        raise DataError(
+            f"{len(own)} different pictures{alike} are too few to calibrate int8 on; {FEWEST} are the fewest"
+        )
+    if shared := len(own & {_digest(picture) for picture in measured}):
+        raise DataError(
+            f"{shared} of the calibration pictures are among those that int8 is measured on, which would flatter it; "
+            "calibrate on training pictures"
+        )
+    warmth, other = _warmth(calibration), _warmth(measured)
+    # Red over blue: clearly one way here, clearly the other way there, and as far.
+    is_clear = min(abs(warmth[0]) / warmth[1], abs(other[0]) / other[1]) > SWAPPED
+    if is_clear and abs(warmth[0] + other[0]) < abs(other[0]) / 4:
+        raise DataError(
+            f"the calibration pictures have {abs(warmth[0]):.0f} levels more {_name(warmth[0])}, those that are measured on "
+            f"{abs(other[0]):.0f} more {_name(other[0])}: red and blue seem swapped; give (H, W, 3) bytes in BGR"
+        )
+    sides = [statistics.median(min(picture.shape[:2]) for picture in pictures) for pictures in (calibration, measured)]
+    if 2 * sides[0] < sides[1]:
+        raise DataError(
+            f"the calibration pictures are {sides[0]:.0f} pixels high or wide, those that are measured on {sides[1]:.0f}: "
+            "thumbnails have other contrasts; calibrate on pictures as the camera gives them"
+        )
+
+
+def _digest(picture: Picture) -> bytes:
+    return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()
+
+
+def _warmth(pictures: Sequence[Picture]) -> tuple[float, float]:
+    """How many levels red lies above blue, in the mean over the pictures, and the mean's standard error."""
+    over = [
+        float(np.mean(picture[..., 2], dtype=float) - np.mean(picture[..., 0], dtype=float)) for picture in pictures
+    ]
+    return statistics.fmean(over), max(1e-6, statistics.stdev(over) / math.sqrt(len(over))) if len(
+        over
+    ) > 1 else math.inf
+
+
+def _name(warmth: float) -> str:
+    return "red than blue" if warmth > 0 else "blue than red"
 
 
 class Reader:

@@ -59,7 +59,13 @@ def name_nodes(graph: onnx.GraphProto) -> None:
 
 def in_attention(path: str) -> bool:
     """Whether a path, of a module or of a weight, lies in an attention branch."""
-    return ".attention." in f"{path}."
+    return block_of(path) is not None
+
+
+def block_of(path: str) -> str | None:
+    """The attention block in whose branch a path lies, as bundle.json names it; None for a path outside of branches."""
+    head, found, _ = f"{path}.".partition(".attention.")
+    return head if found else None
 
 
 def path_of(name: str) -> str:

@@ -1,7 +1,7 @@
-"""From `float.onnx` to `int8.onnx` (ONNX Runtime, QDQ) and `int8.xml` (OpenVINO, by NNCF), each gated on the saved file.
+"""How `float.onnx` becomes `int8.onnx` (ONNX Runtime, QDQ) and `int8.xml` (OpenVINO, by NNCF): what stays in float.
 
-Both recipes keep the elementwise and reducing part of an attention branch in float, and weights in seven bits: processors
-without VNNI add pairs of products in 16 bits and saturate with eight-bit weights, and a bundle does not know its box.
+By default both recipes keep the elementwise and reducing part of an attention branch in float. Weights have seven bits:
+processors without VNNI add pairs of products in 16 bits and saturate with eight-bit weights, and a bundle does not know its box.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import dataclasses
 import logging
 import math
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeattn.bundle import Bundle, extend
 from edgeattn.deploy.calibration import Reader
 from edgeattn.deploy.export import quiet, versions
-from edgeattn.deploy.names import in_attention
-from edgeattn.deploy.results import Report, gates
-from edgeattn.deploy.verify import verify
-from edgeattn.errors import DataError, EdgeAttnError
-from edgeattn.imaging import Picture, prepare
+from edgeattn.deploy.names import block_of, in_attention, path_of
+from edgeattn.errors import EdgeAttnError
 from edgeattn.spec import Artefact
 
 Input = NDArray[np.generic]
@@ -67,6 +62,10 @@ ATTENTION_OV = (
     "Abs",
 )
 """The same for NNCF, which names them as OpenVINO does."""
+FILES = {"onnxruntime": ("int8.onnx",), "openvino": ("int8.xml", "int8.bin")}
+"""Files of each engine's int8 artefact; the first is what it opens."""
+TOOLS = {"onnxruntime": ("onnxruntime", "onnx"), "openvino": ("openvino", "nncf")}
+"""Packages that made them."""
 SMALL_MACS = 100_000
 """Layers of an attention branch with fewer multiplications stay in float: quantizing their input costs more than it saves.
 
@@ -74,80 +73,75 @@ Coordinate attention in nano at 224, OpenVINO int8 over the net without attentio
 """
 
 
-def stays_float(weight: str, macs: float) -> bool:
+RUNGS = ("int8", "branch", "attention", "block")
+"""What of an attention block stays in float, from nothing on: its elementwise and reducing part and its small layers; all of
+its attention; all of the block."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How to quantize for one engine."""
+
+    rungs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What stays in float, of `RUNGS`, by the path of the attention block."""
+    others: str = "branch"
+    """The rung of all other blocks."""
+    bias: str = "fast"
+    """NNCF's correction of the bias that rounding brings: `fast` (by statistics) or `full` (layer by layer, by running it)."""
+    smooth: float | None = None
+    """SmoothQuant's alpha at convolutions, which moves range from activations to weights; None: not done."""
+
+    def rung(self, block: str) -> int:
+        """The place of a block's rung in `RUNGS`."""
+        return RUNGS.index(self.rungs.get(block, self.others))
+
+    def keeps(self, path: str) -> bool:
+        """Whether what lies at a path of the graph stays in float, whatever it is."""
+        block = block_of(path)
+        if block is not None and self.rung(block) >= RUNGS.index("attention"):
+            return True
+        return any(rung == "block" and f"{path}.".startswith(f"{at}.") for at, rung in self.rungs.items())
+
+    def keeps_nothing(self, path: str) -> bool:
+        """Whether what lies at a path is quantized without exceptions."""
+        block = block_of(path)
+        return block is not None and self.rung(block) == RUNGS.index("int8")
+
+
+DEFAULT_PLAN = Plan()
+
+
+def is_small(weight: str, macs: float) -> bool:
     """Whether a layer is too small for integers: a branch's, by the name of its weight, with few multiplications."""
     return in_attention(weight) and macs < SMALL_MACS
 
 
-@dataclasses.dataclass(frozen=True)
-class Quantized:
-    """A bundle with its int8 artefacts, and what was measured on them."""
-
-    bundle: Bundle
-    """The bundle, on disk."""
-    report: Report
-    """Every artefact's accuracy, agreement, attention fidelity and speed on the validation pictures."""
-
-
-def quantize(
-    bundle: Bundle,
-    calibration: Sequence[Picture],
-    validation: Sequence[tuple[Picture, int]],
-    *,
-    source: onnx.ModelProto | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    max_loss: float = 0.01,
-) -> Quantized:
-    """Quantize for both engines, measure the saved files through them, and add them to the bundle with their verdicts.
-
-    Args:
-        bundle: holds `float.onnx`.
-        calibration: pictures of any size, (H, W, 3) BGR bytes.
-        validation: labelled pictures outside the calibration set.
-        source: the float graph to take the weights from, as `export.to_onnx` makes it; None: the bundle's own. What is
-            measured is compared with the bundle's own in either case.
-        provenance: what bundle.json is to say of the calibration set.
-        max_loss: greatest loss of top-1 against float, as a fraction, that passes the gate.
+def quantize_for(
+    engine: str, source: Path, folder: Path, inputs: Sequence[Input], plan: Plan = DEFAULT_PLAN
+) -> tuple[Artefact, dict[str, Path | bytes]]:
+    """Quantize for one engine into a folder; return the artefact, without gates, and its files.
 
     Raises:
-        DataError: no pictures.
-        EdgeAttnError: a toolchain failed; the bundle is as it was.
+        EdgeAttnError: the toolchain failed.
     """
-    if not len(calibration) or not len(validation):
-        raise DataError("quantize needs calibration and validation pictures; give a folder with --data")
-    inputs = [prepare(picture, bundle.spec.input) for picture in calibration]
-    with tempfile.TemporaryDirectory() as scratch:
-        file = bundle.file(bundle.artefact("onnxruntime", "float"))
-        if source is not None:
-            file = Path(scratch) / "source.onnx"
-            onnx.save(source, file)
-        files, artefacts = _int8_files(bundle, file, inputs, Path(scratch))
-        trial = extend(bundle, artefacts, files, path=Path(scratch) / "trial")
-        report = verify(trial, validation, max_loss=max_loss)
-        measured = {(r.engine, r.precision): gates(r) for r in report.results}
-        gated = tuple(dataclasses.replace(a, gates=measured[a.engine, a.precision]) for a in artefacts)
-        return Quantized(extend(bundle, gated, files, provenance=provenance), report)
-
-
-def _int8_files(
-    bundle: Bundle, source: Path, inputs: Sequence[Input], scratch: Path
-) -> tuple[dict[str, Path | bytes], tuple[Artefact, ...]]:
     try:
         with quiet("nncf", "root", ""):
-            ort_recipe = quantize_onnxruntime(source, scratch / "int8.onnx", inputs, bundle.spec.input.name)
-            ov_recipe = quantize_openvino(source, scratch / "int8.xml", inputs)
+            if engine == "onnxruntime":
+                recipe = quantize_onnxruntime(source, folder / "int8.onnx", inputs, plan)
+            else:
+                recipe = quantize_openvino(source, folder / "int8.xml", inputs, plan)
     except Exception as error:
         raise EdgeAttnError(
-            f"{bundle.path}: quantization failed ({type(error).__name__}: {error}); the float model still works"
+            f"quantization for {engine} failed ({type(error).__name__}: {error}); the float model still works"
         ) from error
-    artefacts = (
-        Artefact("int8.onnx", "onnxruntime", "int8", recipe=ort_recipe, toolchain=versions("onnxruntime", "onnx")),
-        Artefact("int8.xml", "openvino", "int8", recipe=ov_recipe, toolchain=versions("openvino", "nncf")),
-    )
-    return {name: scratch / name for name in ("int8.onnx", "int8.xml", "int8.bin")}, artefacts
+    names, tools = FILES[engine], TOOLS[engine]
+    artefact = Artefact(names[0], engine, "int8", recipe=recipe, toolchain=versions(*tools))
+    return artefact, {name: folder / name for name in names}
 
 
-def quantize_onnxruntime(source: Path, target: Path, inputs: Sequence[Input], input_name: str) -> dict[str, Any]:
+def quantize_onnxruntime(
+    source: Path, target: Path, inputs: Sequence[Input], plan: Plan = DEFAULT_PLAN
+) -> dict[str, Any]:
     """Write a QDQ model as ONNX Runtime likes it: u8 activations, s8 weights per channel; return the recipe."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -155,9 +149,9 @@ def quantize_onnxruntime(source: Path, target: Path, inputs: Sequence[Input], in
     prepared = target.with_name("prepared.onnx")
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     model = onnx.load(prepared)
-    excluded = attention_nodes(model)
+    excluded = float_nodes(model, plan)
     quantize_static(
-        str(prepared), str(target), Reader(inputs, input_name),
+        str(prepared), str(target), Reader(inputs, model.graph.input[0].name),
         quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         per_channel=True, reduce_range=True, calibrate_method=CalibrationMethod.MinMax, nodes_to_exclude=excluded,
     )  # fmt: skip
@@ -168,15 +162,17 @@ def quantize_onnxruntime(source: Path, target: Path, inputs: Sequence[Input], in
         "ranges": "min-max",
         "float_nodes": len(excluded),
         "float_types": list(ATTENTION_ORT),
+        "blocks": dict(plan.rungs),
+        "other_blocks": plan.others,
         "pictures": len(inputs),
     }
 
 
-def attention_nodes(model: onnx.ModelProto) -> list[str]:
+def float_nodes(model: onnx.ModelProto, plan: Plan = DEFAULT_PLAN) -> list[str]:
     """Names of the nodes that stay in float.
 
     Those of `ATTENTION_ORT`, among them the input's normalisation; added constants, since a step of u8 is larger than the
-    small number that keeps a sum from zero before it divides; small layers of an attention branch.
+    small number that keeps a sum from zero before it divides; small layers of an attention branch; and what `plan` keeps.
     """
     constants = {tensor.name for tensor in model.graph.initializer if math.prod(tensor.dims) == 1}
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
@@ -184,7 +180,7 @@ def attention_nodes(model: onnx.ModelProto) -> list[str]:
         value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in model.graph.value_info
     }
 
-    def is_small(node: onnx.NodeProto) -> bool:
+    def small(node: onnx.NodeProto) -> bool:
         name = node.input[1] if len(node.input) > 1 else ""
         if node.op_type not in ("Conv", "Gemm") or name not in weights or node.output[0] not in shapes:
             return False
@@ -192,34 +188,48 @@ def attention_nodes(model: onnx.ModelProto) -> list[str]:
         places = math.prod(shapes[node.output[0]]) / (
             weights[name][0] if node.op_type == "Conv" else shapes[node.output[0]][-1]
         )
-        return stays_float(name, places * math.prod(weights[name]))
+        return is_small(name, places * math.prod(weights[name]))
 
-    return [
-        node.name
-        for node in model.graph.node
-        if node.op_type in ATTENTION_ORT or (node.op_type == "Add" and constants & set(node.input)) or is_small(node)
-    ]
+    def stays(node: onnx.NodeProto) -> bool:
+        path = path_of(node.name)
+        if plan.keeps(path) or plan.keeps_nothing(path):
+            return plan.keeps(path)
+        return (
+            node.op_type in ATTENTION_ORT
+            or (node.op_type == "Add" and bool(constants & set(node.input)))
+            or small(node)
+        )
+
+    return [node.name for node in model.graph.node if stays(node)]
 
 
-def small_attention_layers(model: Any) -> list[str]:
-    """Names of the convolutions and products of an OpenVINO model that stay in float for being small."""
+def float_operations(model: Any, plan: Plan = DEFAULT_PLAN) -> list[str]:
+    """The same for an OpenVINO model: those of `ATTENTION_OV`, small layers of a branch, and what `plan` keeps."""
     found = []
     for op in model.get_ordered_ops():
-        if op.get_type_name() not in ("Convolution", "MatMul"):
+        name, kind = op.get_friendly_name(), op.get_type_name()
+        path = path_of(name)
+        if kind in ("Constant", "Parameter", "Result") or (plan.keeps_nothing(path) and not plan.keeps(path)):
             continue
-        source = op.input_value(1).get_node()
-        while source.get_type_name() in ("Convert", "Reshape", "Transpose"):
-            source = source.input_value(0).get_node()
-        if source.get_type_name() != "Constant":
-            continue
-        out = op.get_output_shape(0)
-        places = math.prod(out) / (out[1] if op.get_type_name() == "Convolution" else out[-1])
-        if stays_float(source.get_friendly_name(), places * math.prod(source.get_output_shape(0))):
-            found.append(op.get_friendly_name())
+        if plan.keeps(path) or kind in ATTENTION_OV or _is_small_layer(op):
+            found.append(name)
     return found
 
 
-def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input]) -> dict[str, Any]:
+def _is_small_layer(op: Any) -> bool:
+    if op.get_type_name() not in ("Convolution", "MatMul"):
+        return False
+    source = op.input_value(1).get_node()
+    while source.get_type_name() in ("Convert", "Reshape", "Transpose"):
+        source = source.input_value(0).get_node()
+    if source.get_type_name() != "Constant":
+        return False
+    out = op.get_output_shape(0)
+    places = math.prod(out) / (out[1] if op.get_type_name() == "Convolution" else out[-1])
+    return is_small(source.get_friendly_name(), places * math.prod(source.get_output_shape(0)))
+
+
+def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input], plan: Plan = DEFAULT_PLAN) -> dict[str, Any]:
     """Write OpenVINO IR with NNCF's fake-quantizers; return the recipe."""
     import nncf
     import openvino
@@ -227,18 +237,26 @@ def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input]) -> di
     from edgeattn.engines.openvino import openvino_core
 
     logging.getLogger("nncf").setLevel(logging.ERROR)  # importing it has set its own level
-    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+    from nncf.quantization.advanced_parameters import (
+        AdvancedQuantizationParameters,
+        AdvancedSmoothQuantParameters,
+        OverflowFix,
+    )
 
     model = openvino_core().read_model(source)
-    small = small_attention_layers(model)
+    kept = float_operations(model, plan)
+    advanced = AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE)
+    if plan.smooth is not None:
+        advanced.smooth_quant_alphas = AdvancedSmoothQuantParameters(convolution=plan.smooth, matmul=plan.smooth)
     quantized = nncf.quantize(
         model,
         nncf.Dataset(list(inputs)),
         preset=nncf.QuantizationPreset.PERFORMANCE,
         subset_size=len(inputs),
-        fast_bias_correction=True,
-        ignored_scope=nncf.IgnoredScope(types=list(ATTENTION_OV), names=small, validate=False),
-        advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
+        fast_bias_correction=plan.bias == "fast",
+        model_type=None if plan.smooth is None else nncf.ModelType.TRANSFORMER,  # without it nothing is smoothed
+        ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
+        advanced_parameters=advanced,
     )
     openvino.save_model(quantized, target, compress_to_fp16=False)
     target.write_text(
@@ -246,9 +264,12 @@ def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input]) -> di
     )  # a sixth of it is indentation
     return {
         "preset": "performance",
-        "bias_correction": "fast",
+        "bias_correction": plan.bias,
+        "smooth_quant": plan.smooth,
         "overflow_fix": "enable",
+        "float_nodes": len(kept),
         "float_types": list(ATTENTION_OV),
-        "float_layers": len(small),
+        "blocks": dict(plan.rungs),
+        "other_blocks": plan.others,
         "pictures": len(inputs),
     }

@@ -3,7 +3,7 @@ arXiv:1712.05877).
 
 BatchNorm is folded first. Then every convolution and linear layer that the int8 files compute in integers sees its weights
 in seven bits, symmetric for each output channel, and its input in eight bits between the ends that training has seen; the
-gradient passes the rounding unchanged (straight through). What stays float there (see `deploy.quantize`) stays float here.
+gradient passes the rounding unchanged (straight through). What stays float there (see `deploy.recipes`) stays float here.
 What comes out is a float net again, whose weights the ordinary quantization then takes.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from edgeattn.deploy.quantize import stays_float
+from edgeattn.deploy.recipes import is_small
 from edgeattn.errors import SpecError
 
 WEIGHT_LEVELS = 63
@@ -121,6 +121,4 @@ def _integer_layers(model: nn.Module, imgsz: int) -> list[nn.Module]:
         model(torch.zeros(1, 3, imgsz, imgsz))
     for hook in hooks:
         hook.remove()
-    return [
-        layer for name, layer in named.items() if not stays_float(name, places.get(layer, 0) * layer.weight.numel())
-    ]
+    return [layer for name, layer in named.items() if not is_small(name, places.get(layer, 0) * layer.weight.numel())]

@@ -67,11 +67,17 @@ def test_make_from_pictures_to_a_bundle_that_runs(
     assert "ms" in printed
     before = bundle.digest()
     manifest = ("quantize", bundle.path, "--run", out / "student", "--calibration", out / "calibration.toml")
-    code, printed, _ = typed(capsys, monkeypatch, *manifest)
+    code, printed, _ = typed(capsys, monkeypatch, *manifest, "--minutes", "0.2", "--json", report)
     assert code == 3, "45 pictures cannot tell"
+    assert "the ladder" in printed
+    assert "branch float" in printed
+    assert {step["engine"] for step in json.loads(report.read_text())["ladder"]} == {"onnxruntime", "openvino"}
+    assert (out / "student" / "ladder.jsonl").is_file()
     assert "edgeattn run" in printed
-    code, _, _ = typed(capsys, monkeypatch, "quantize", bundle.path, "--run", out / "student", "--qat", "1")
+    tuned = ("quantize", bundle.path, "--run", out / "student", "--qat", "1", "--minutes", "0")
+    code, printed, _ = typed(capsys, monkeypatch, *tuned)
     assert code == 3
+    assert "the ladder" not in printed
     told = load(bundle.path).provenance["qat"]["recipe"]
     assert (told["qat"], told["epochs"], told["start"]) == (True, 1, str(out / "student"))
     assert load(bundle.path).artefacts[0].verdict == "passed"

@@ -13,8 +13,9 @@ import pytest
 
 from edgeattn.bundle import Bundle, load
 from edgeattn.deploy import quantize
+from edgeattn.deploy.calibration import check
 from edgeattn.deploy.export import export
-from edgeattn.deploy.quantize import attention_nodes
+from edgeattn.deploy.recipes import float_nodes
 from edgeattn.engines import open_engine
 from edgeattn.errors import DataError
 from edgeattn.imaging import prepare
@@ -94,7 +95,9 @@ def test_too_few_pictures_cannot_tell(bundle: Bundle, tmp_path: Path) -> None:
 def test_a_ruined_calibration_fails_and_float_is_what_runs(bundle: Bundle, tmp_path: Path) -> None:
     from edgeattn.engines.choose import choose
 
-    grey = [np.full((40, 40, 3), 128, np.uint8)] * 32  # zeros to the first layer: the ranges of nothing
+    grey = [
+        np.full((40, 40 + i, 3), 128, np.uint8) for i in range(32)
+    ]  # zeros to the first layer: the ranges of nothing
     made = quantize(copy_of(bundle, tmp_path / "q.edgeattn"), grey, discs.pictures(100, seed=3))
     assert made.bundle.artefact("onnxruntime", "int8").verdict == "failed"
     assert made.report.verdict == "failed"
@@ -104,6 +107,33 @@ def test_a_ruined_calibration_fails_and_float_is_what_runs(bundle: Bundle, tmp_p
 def test_nothing_to_calibrate_on(bundle: Bundle) -> None:
     with pytest.raises(DataError, match="calibration and validation"):
         quantize(bundle, [], [])
+
+
+def warm(count: int, side: int = 40, seed: int = 5) -> list[np.ndarray]:
+    """Noise that is redder than blue."""
+    rng = np.random.default_rng(seed)
+    tint = np.array([20, 40, 60])
+    return [(rng.integers(0, 150, (side, side, 3)) + tint).astype(np.uint8) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        (warm(31), "31 different pictures are too few"),
+        (warm(20) * 2, "20 different pictures, 40 with repetitions, are too few"),
+        (warm(32) + warm(40, seed=6)[:2], "2 of the calibration pictures are among those"),
+        ([picture[..., ::-1] for picture in warm(40)], "40 levels more blue than red.*40 more red than blue.*swapped"),
+        (warm(32, side=18), "18 pixels high or wide.* 40: thumbnails"),
+    ],
+)
+def test_what_ranges_must_not_be_taken_from(bundle: Bundle, pictures: list[np.ndarray], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        quantize(bundle, pictures, [(picture, 0) for picture in warm(40, seed=6)])
+
+
+def test_a_colder_set_is_no_swapped_one() -> None:
+    check([np.roll(picture, 0) // 2 for picture in warm(40)], warm(40, seed=6))
+    check([(255 - picture) // 3 for picture in warm(40)], warm(40, seed=6))
 
 
 @pytest.mark.parametrize("attention", ["none", "eca", "cbam", "coord"])
@@ -137,7 +167,7 @@ def test_what_keeps_a_divisor_from_zero_stays_in_float_and_shortcuts_do_not(tmp_
     net = build_model("pico", 3, attention="relu_linear", imgsz=32).eval()
     bundle = export(net, tmp_path / "x", labels=("a", "b", "c"), imgsz=32, pictures=pictures, mechanism="relu_linear")
     model = onnx.load(bundle.file(bundle.artefact("onnxruntime", "float")))
-    kept = set(attention_nodes(model))
+    kept = set(float_nodes(model))
     divisors = {node.input[1] for node in model.graph.node if node.op_type == "Div"}
     adds = [node for node in model.graph.node if node.op_type == "Add"]
     guards = {node.name for node in adds if node.output[0] in divisors}

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from edgeattn import workflow
-from edgeattn.deploy.quantize import SMALL_MACS
+from edgeattn.deploy.recipes import SMALL_MACS
 from edgeattn.engines import open_artefact
 from edgeattn.errors import DataError, SpecError
 from edgeattn.imaging import prepare
@@ -110,7 +110,7 @@ def test_a_run_ends_in_the_same_int8_files(run: tuple[Trained, TrainingData], tm
         assert torch.allclose(again.model(x), tuned.model(x), atol=1e-5)
         assert not torch.allclose(trained.model(x), tuned.model(x), atol=1e-3)  # it did learn
 
-    quantized = workflow.quantize_run(bundle, data, tmp_path, tuned=again).bundle
+    quantized = workflow.quantize_run(bundle, data, tmp_path, tune=lambda: again).bundle
     assert {a.file for a in quantized.artefacts} == {"float.onnx", "int8.onnx", "int8.xml"}
     assert quantized.file(quantized.artefact("onnxruntime", "float")).read_bytes() == before
     assert quantized.provenance["qat"]["recipe"]["teacher"] == str(trained.folder)

@@ -1,0 +1,84 @@
+"""Int8 for both engines: quantized by a recipe or up the ladder, gated on the saved files, added to the bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from edgeattn.bundle import Bundle, extend
+from edgeattn.deploy.calibration import check
+from edgeattn.deploy.ladder import Bounds, Ladder, Step
+from edgeattn.deploy.recipes import FILES
+from edgeattn.deploy.results import Report, gates
+from edgeattn.deploy.verify import verify
+from edgeattn.errors import DataError
+from edgeattn.imaging import Picture, prepare
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantized:
+    """A bundle with its int8 artefacts, and what was measured on them."""
+
+    bundle: Bundle
+    """The bundle, on disk."""
+    report: Report
+    """Every artefact's accuracy, agreement, attention fidelity and speed on the validation pictures."""
+    steps: tuple[Step, ...] = ()
+    """What was tried on the ladder, in order; empty: the default recipe was taken as it is."""
+
+
+def quantize(
+    bundle: Bundle,
+    calibration: Sequence[Picture],
+    validation: Sequence[tuple[Picture, int]],
+    *,
+    source: onnx.ModelProto | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    max_loss: float = 0.01,
+    minutes: float = 0.0,
+    tune: Callable[[], onnx.ModelProto] | None = None,
+    memory: Path | None = None,
+    progress: bool = False,
+) -> Quantized:
+    """Quantize for both engines, measure the saved files through them, and add them to the bundle with their verdicts.
+
+    Args:
+        bundle: holds `float.onnx`.
+        calibration: pictures of any size, (H, W, 3) BGR bytes.
+        validation: labelled pictures outside the calibration set.
+        source: the float graph to take the weights from, as `export.to_onnx` makes it; None: the bundle's own. What is
+            measured is compared with the bundle's own in either case.
+        provenance: what bundle.json is to say of the calibration set.
+        max_loss: greatest loss of top-1 against float, as a fraction, that passes the gate.
+        minutes: time to spend on the ladder (see `ladder`), both engines together; 0: the default recipe alone.
+        tune: the ladder's last rung: fine-tunes for int8 and returns the graph with the new weights, as `source`.
+        memory: a file that keeps what was measured on the ladder, so that it goes on where it was interrupted.
+        progress: show a bar with the time left on the ladder.
+
+    Raises:
+        DataError: no pictures, or a calibration set that int8's ranges must not be taken from (see `calibration.check`).
+        EdgeAttnError: a toolchain failed; the bundle is as it was.
+    """
+    if not len(calibration) or not len(validation):
+        raise DataError("quantize needs calibration and validation pictures; give a folder with --data")
+    check(calibration, [picture for picture, _ in validation])
+    inputs = [prepare(picture, bundle.spec.input) for picture in calibration]
+    with tempfile.TemporaryDirectory() as scratch:
+        ladder = Ladder(bundle, inputs, validation, Path(scratch), source, Bounds(loss=max_loss), memory)
+        made = (
+            {engine: ladder.default(engine) for engine in FILES}
+            if not minutes
+            else ladder.climb(minutes, tune, progress=progress)
+        )
+        artefacts = tuple(artefact for artefact, _ in made.values())
+        files = {name: content for _, held in made.values() for name, content in held.items()}
+        trial = extend(bundle, artefacts, files, path=Path(scratch) / "trial")
+        report = verify(trial, validation, max_loss=max_loss)
+        measured = {(r.engine, r.precision): gates(r) for r in report.results}
+        gated = tuple(dataclasses.replace(a, gates=measured[a.engine, a.precision]) for a in artefacts)
+        return Quantized(extend(bundle, gated, files, provenance=provenance), report, tuple(ladder.steps))
