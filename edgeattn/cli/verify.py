@@ -14,6 +14,7 @@ from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
     from edgeattn.deploy.results import Report, Result
+    from edgeattn.deploy.structure import Structure
     from edgeattn.deploy.verify import Shown
     from edgeattn.spec import Spec
 
@@ -178,6 +179,18 @@ def _cells(result: Result) -> list[str]:
     ]
 
 
+def executed_layers(found: Structure) -> str:
+    """How many quantized layers are executed on integers here, and which are not."""
+    done = found.quantized - len(found.fell_back)
+    line = f"{done} of {found.quantized} quantized layers are executed on integers here"
+    if found.fell_back:
+        more = f" and {len(found.fell_back) - 3} more" if len(found.fell_back) > 3 else ""
+        line += f" (in float: {', '.join(found.fell_back[:3])}{more})"
+    if found.unasked:
+        line += f"; {len(found.unasked)} that were left in float are, too: {', '.join(found.unasked[:3])}"
+    return line
+
+
 def figures(result: Result) -> list[str]:
     """What the table has no room for: the means over classes, calibration, and where it looks."""
     parts = []
@@ -193,6 +206,8 @@ def figures(result: Result) -> list[str]:
             f"attention least like float's in {worst.block}: moved {worst.js:.3f} of the way to another picture's, rank "
             f"correlation {worst.rank:.2f}, {100 * worst.overlap:.0f} % of what float marks most"
         )
+    if result.structure is not None:
+        parts.append(executed_layers(result.structure))
     if told := result.looking:
         parts.append(
             f"looks: {100 * told['energy_inside']:.0f} % inside, points inside on "

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgeattn.deploy.structure import Structure
 from edgeattn.evaluation import classify, significance
 from edgeattn.evaluation.significance import Verdict
 from edgeattn.spec import to_json
@@ -61,6 +62,8 @@ class Result:
     """How well the mean of its maps tells where to look (see `evaluation.looking`), means over the pictures with a truth."""
     blocks: tuple[Fidelity, ...] = ()
     """The maps block by block, from the first to the last."""
+    structure: Structure | None = None
+    """Which layers of an int8 file are executed on integers; None: float, or an engine that does not tell."""
     classes: tuple[classify.ClassScore, ...] = ()
     """Scores class by class; empty: no labels."""
     flips: tuple[int, ...] = ()

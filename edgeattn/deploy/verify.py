@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from edgeattn import maps as attention
 from edgeattn.bundle import Bundle
 from edgeattn.deploy.results import Fidelity, Report, Result
+from edgeattn.deploy.structure import Structure, structure
 from edgeattn.engines import NAMES, PRECISIONS, check_names, open_artefact
 from edgeattn.engines.base import Array, Engine
 from edgeattn.engines.choose import AGREEMENT, makers_agreement
@@ -304,6 +305,7 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
         artefact.engine,
         artefact.precision,
         executed_precision=engine.executed_precision,
+        structure=_structure(bundle, run),
         threads=engine.threads,
         n=n,
         top1=float(np.mean(answers == truth)) if truth is not None else None,
@@ -322,6 +324,12 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
         scores=tuple(scores[ordered].tolist()) if n else (),
         gates=judged,
     )
+
+
+def _structure(bundle: Bundle, run: _Run) -> Structure | None:
+    if run.engine is None or run.artefact.precision != "int8" or run.engine.name not in NAMES:
+        return None
+    return structure(bundle.file(run.artefact), run.engine)
 
 
 def _drift(run: _Run, seen: _Seen) -> dict[str, NDArray[np.float64]]:

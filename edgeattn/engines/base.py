@@ -40,6 +40,10 @@ class Engine(Protocol):
     def nodes(self) -> Mapping[str, Mapping[str, int]]:
         """Nodes of the graph as it is executed, by precision and type; those that only move numbers are left out."""
 
+    @property
+    def integer_layers(self) -> frozenset[str]:
+        """Names, as in the file, of the convolutions and matrix products that are executed on integers."""
+
     def infer(self, image: Array) -> dict[str, Array]:
         """Run one batch of shape `spec.input.shape` and return the outputs by name; they are the caller's to keep.
 

@@ -42,6 +42,7 @@ class FakeEngine:
         self.precision, self.threads = precision, threads
         self.executed_precision = "int8" if precision == "int8" else "f32"
         self.nodes: Mapping[str, Mapping[str, int]] = {}
+        self.integer_layers: frozenset[str] = frozenset()
         self.details: Mapping[str, Any] = {"version": "fake", "device": "none"}
         self.calls = 0
         self.closed = False

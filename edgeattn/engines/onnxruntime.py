@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ MOVING = frozenset(
 )
 """Nodes that only move numbers."""
 
+NUMBERED = re.compile(r"_token_\d+$")
+"""What ONNX Runtime puts behind the name of a node that it has fused."""
 UNWANTED_OPTIMIZERS = ["WeightBiasQuantization"]
 """It quantizes, unasked and per tensor, what the quantizer left in float."""
 
@@ -79,6 +82,7 @@ class OnnxRuntimeEngine:
         if [given.name for given in self._session.get_inputs()] != [spec.input.name]:
             raise EngineError(f"{file} does not take '{spec.input.name}' as its one input; export the bundle again")
         self._nodes: dict[str, dict[str, int]] | None = None
+        self._optimized_nodes: Sequence[tuple[str, str]] | None = None
         self.details: Mapping[str, Any] = {"version": onnxruntime.__version__, "device": "CPU", "file": file.name}
 
     def infer(self, image: Array) -> dict[str, Array]:
@@ -100,19 +104,30 @@ class OnnxRuntimeEngine:
     def nodes(self) -> dict[str, dict[str, int]]:
         """As `base.Engine.nodes`, by the graph as ONNX Runtime optimized it; `convert`: from and to integers."""
         if self._nodes is None:
+            counts: dict[str, collections.Counter[str]] = {}
+            for kind in (kind for kind, _ in self._optimized() if kind not in MOVING):
+                quantized = kind in INTEGER or kind.startswith("QLinear")
+                precision = "int8" if quantized else "convert" if kind in CONVERTING else "f32"
+                counts.setdefault(precision, collections.Counter())[kind] += 1
+            self._nodes = {precision: dict(kinds) for precision, kinds in counts.items()}
+        return self._nodes
+
+    @property
+    def integer_layers(self) -> frozenset[str]:
+        """As `base.Engine.integer_layers`."""
+        return frozenset(NUMBERED.sub("", name) for kind, name in self._optimized() if kind in INTEGER)
+
+    def _optimized(self) -> Sequence[tuple[str, str]]:
+        """Types and names of the nodes of the graph as ONNX Runtime optimized it."""
+        if self._optimized_nodes is None:
             import onnx
 
             with tempfile.TemporaryDirectory() as folder:
                 optimized = Path(folder, "optimized.onnx")
                 self._open(self._model, save_as=optimized)
                 graph = onnx.load(optimized, load_external_data=False).graph
-            counts: dict[str, collections.Counter[str]] = {}
-            for kind in (node.op_type for node in graph.node if node.op_type not in MOVING):
-                quantized = kind in INTEGER or kind.startswith("QLinear")
-                precision = "int8" if quantized else "convert" if kind in CONVERTING else "f32"
-                counts.setdefault(precision, collections.Counter())[kind] += 1
-            self._nodes = {precision: dict(kinds) for precision, kinds in counts.items()}
-        return self._nodes
+                self._optimized_nodes = [(node.op_type, node.name) for node in graph.node]
+        return self._optimized_nodes
 
     @property
     def executed_precision(self) -> str:

@@ -124,6 +124,16 @@ class OpenVinoEngine:
         """As `base.Engine.nodes`."""
         return _layers(self._compiled)
 
+    @property
+    def integer_layers(self) -> frozenset[str]:
+        """As `base.Engine.integer_layers`."""
+        found: set[str] = set()
+        for layer in self._compiled.get_runtime_model().get_ordered_ops():
+            info = layer.get_rt_info()
+            if "layerType" in info and info["layerType"].astype(str) in COMPUTING and _is_integer(info):
+                found.update(map(layer_name, info["originalLayersNames"].astype(str).split(",")[:1]))
+        return frozenset(found)
+
     def _properties(self, device: str, hint: str) -> dict[str, Any]:
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         if device == "CPU":
@@ -175,8 +185,17 @@ def _layers(compiled: Any) -> dict[str, dict[str, int]]:
         kind = info["layerType"].astype(str) if "layerType" in info else "Const"
         if kind not in MOVING:
             precision = info["runtimePrecision"].astype(str)
-            counts.setdefault("int8" if precision in {"u8", "i8"} else precision, collections.Counter())[kind] += 1
+            counts.setdefault("int8" if _is_integer(info) else precision, collections.Counter())[kind] += 1
     return {precision: dict(kinds) for precision, kinds in counts.items()}
+
+
+def layer_name(name: str) -> str:
+    """A layer's name without what OpenVINO adds where it takes the bias apart."""
+    return name.removesuffix("/WithoutBiases")
+
+
+def _is_integer(info: Any) -> bool:
+    return info["runtimePrecision"].astype(str) in {"u8", "i8"}
 
 
 def _version() -> str:

@@ -1,0 +1,71 @@
+"""What of an int8 file is really executed on integers: its quantized layers against those of the graph that the engine made.
+
+Engines fall back in silence: an unsuited type, a fused activation, a processor without the instructions; ONNX Runtime also
+quantizes, unasked, what was left in float (its optimizer WeightBiasQuantization, which we switch off).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeattn.engines.base import Engine
+
+LAYERS_ORT = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+MOVING_OV = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Convert")
+STORED_OV = (*MOVING_OV, "Multiply", "Subtract")
+"""Between a weight that is stored as integers and the layer."""
+LAYERS_OV = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """An int8 file as it is executed on this machine."""
+
+    quantized: int
+    """Layers (convolutions and matrix products) that the file quantizes."""
+    fell_back: tuple[str, ...] = ()
+    """Of these, the ones that are executed in float, by name."""
+    unasked: tuple[str, ...] = ()
+    """Layers that the file leaves in float and the engine executes on integers."""
+
+
+def structure(file: Path, engine: Engine) -> Structure:
+    """Compare a file with what the engine that opened it executes."""
+    quantized, executed = quantized_layers(file), engine.integer_layers
+    return Structure(len(quantized), tuple(sorted(quantized - executed)), tuple(sorted(executed - quantized)))
+
+
+def quantized_layers(file: Path) -> frozenset[str]:
+    """Names of the layers of an ONNX or OpenVINO file whose both factors are quantized."""
+    return _of_onnx(file) if file.suffix == ".onnx" else _of_openvino(file)
+
+
+def _of_onnx(file: Path) -> frozenset[str]:
+    import onnx
+
+    graph = onnx.load(file, load_external_data=False).graph
+    integers = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return frozenset(
+        node.name for node in graph.node if node.op_type in LAYERS_ORT and integers.issuperset(node.input[:2])
+    )
+
+
+def _of_openvino(file: Path) -> frozenset[str]:
+    from edgeattn.engines.openvino import layer_name, openvino_core
+
+    found = set()
+    for op in openvino_core().read_model(file).get_ordered_ops():
+        if op.get_type_name() in LAYERS_OV and _is_quantized(op, 0, MOVING_OV) and _is_quantized(op, 1, STORED_OV):
+            found.add(layer_name(op.get_friendly_name()))
+    return frozenset(found)
+
+
+def _is_quantized(op: Any, place: int, through: tuple[str, ...]) -> bool:
+    """Whether a factor comes from a quantizer, or from integers that are stored, through nodes of these types."""
+    node = op.input_value(place).get_node()
+    while node.get_type_name() in through:
+        node = node.input_value(0).get_node()
+    stored = node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in {"i8", "u8"}
+    return stored or bool(node.get_type_name() == "FakeQuantize")
