@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 
 from edgeattn.cli.common import console, need_training, say, write_json
-from edgeattn.spec import to_json
 
 if TYPE_CHECKING:
     from edgeattn.deploy.ladder import Step
@@ -65,7 +64,7 @@ def quantize(
     if made.steps:
         console.print(ladder_table(made.steps))
     console.print(table(made.report))
-    write_json(json, made.report.json() | {"ladder": to_json(made.steps)})
+    write_json(json, made.report.json() | {"ladder": [step.json() for step in made.steps]})
     console.print(f"next:  edgeattn run {made.bundle.path} --source 0", markup=False)
     verdict_exit(made.report)
 

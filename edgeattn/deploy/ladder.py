@@ -31,7 +31,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from edgeattn.bundle import Bundle, extend, sha256
 from edgeattn.deploy.export import versions
 from edgeattn.deploy.names import block_of, path_of
-from edgeattn.deploy.recipes import DEFAULT_PLAN, FILES, TOOLS, Input, Plan, quantize_for
+from edgeattn.deploy.recipes import (
+    ATTENTION_ORT,
+    ATTENTION_OV,
+    DEFAULT_PLAN,
+    FILES,
+    SMALL_MACS,
+    TOOLS,
+    Input,
+    Plan,
+    quantize_for,
+)
 from edgeattn.deploy.verify import LEAST_RANK, MAX_LOSS, MAX_MAP_JS, verify
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
@@ -76,23 +86,23 @@ class Step:
     """How it was quantized."""
     tuned: bool
     """Whether its weights were fine-tuned for int8."""
-    excess: float
+    excess: float = math.inf
     """The worst of its gates: the figure over its bound; at most 1 is inside."""
-    pull: float
+    pull: float = math.inf
     """The loss over its bound, and the mean over the blocks of how far the maps are off over their bound."""
-    off: Mapping[str, float]
+    off: Mapping[str, float] = field(default_factory=dict)
     """By block: how far its map is off over its bound."""
-    verdict: str
+    verdict: str = "failed"
     """The worst verdict of its gates."""
-    top1: float
+    top1: float = 0.0
     """Its share of right answers."""
-    agreement: float
+    agreement: float = 0.0
     """Its share of answers that are float's."""
-    map_js: float | None
+    map_js: float | None = None
     """Relative divergence of its maps; None: no maps."""
-    map_rank: float | None
+    map_rank: float | None = None
     """Rank correlation of its maps."""
-    time_ratio: float
+    time_ratio: float = math.inf
     """Its time over the float file's, in the same engine, both in turns."""
     seconds: float = 0.0
     """What the try took."""
@@ -105,6 +115,11 @@ class Step:
     def is_inside(self) -> bool:
         """Whether all figures keep their bounds; whether that is proven, `verdict` tells."""
         return self.excess <= 1.0
+
+    def json(self) -> dict[str, Any]:
+        """As other programs read it: what there is no figure for is null, since JSON knows no infinity."""
+        told = to_json(self)
+        return {key: None if isinstance(value, float) and math.isinf(value) else value for key, value in told.items()}
 
 
 @dataclass
@@ -171,24 +186,7 @@ class Ladder:
         if (kept := self._remembered(key)) is not None:
             step = replace(kept, rung=rung, blocks=tuple(blocks), kept=False)
         else:
-            step = self._measure(
-                Step(
-                    engine,
-                    rung,
-                    tuple(blocks),
-                    plan,
-                    tuned,
-                    math.inf,
-                    math.inf,
-                    {},
-                    "failed",
-                    0.0,
-                    0.0,
-                    None,
-                    None,
-                    math.inf,
-                )
-            )
+            step = self._measure(Step(engine, rung, tuple(blocks), plan, tuned))
             step = replace(step, seconds=time.monotonic() - began)
             self._remember(key, step)
         self.steps.append(step)
@@ -249,14 +247,7 @@ class Ladder:
     def _finished(self, engine: str, best: Step) -> Made:
         """The chosen try's files, with the climb in its recipe."""
         artefact, files = self._make(engine, best.plan, best.tuned)
-        told = [
-            {
-                "rung": step.rung, "blocks": list(step.blocks), "excess": round(step.excess, 3), "top1": step.top1,
-                "map_js": step.map_js, "map_rank": step.map_rank, "time_ratio": round(step.time_ratio, 3), "kept": step.kept,
-            }
-            for step in self.steps
-            if step.engine == engine
-        ]  # fmt: skip
+        told = [step.json() for step in self.steps if step.engine == engine]
         return replace(artefact, recipe={**artefact.recipe, "tuned": best.tuned, "ladder": told}), files
 
     def _key(self, engine: str, plan: Plan, tuned: bool) -> str:
@@ -269,6 +260,7 @@ class Ladder:
             "tools": versions(*TOOLS[engine]),
             "plan": asdict(plan),
             "bounds": asdict(self.bounds),
+            "recipes": [ATTENTION_ORT, ATTENTION_OV, SMALL_MACS],
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 

@@ -143,6 +143,7 @@ def test_a_rung_whose_toolchain_fails_is_told_and_passed_over(
     ladder.climb(5.0, engines=("openvino",))
     failed = next(step for step in ladder.steps if step.rung == "full bias")
     assert (failed.failure, failed.kept, failed.is_inside) == ("not today", False, False)
+    assert (failed.json()["excess"], failed.json()["plan"]["bias"]) == (None, "full")
     rungs = [step.rung for step in ladder.steps]
     assert rungs[:5] == ["branch float", "all int8", "full bias", "SmoothQuant 0.15", "SmoothQuant 0.5"]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,25 +43,40 @@ def watch(url: str, infer_ms: float, frames: int) -> tuple[list[Result], list[fl
     return results, true_ms
 
 
+def in_calm(check: Callable[[], None]) -> None:
+    """Make a timed check up to three times: what else runs on a build machine only ever adds."""
+    for _ in range(2):
+        with contextlib.suppress(AssertionError):
+            return check()
+    return check()
+
+
 def test_a_fast_model_sees_every_frame_of_a_stream_fresh() -> None:
-    with MjpegCamera(fps=30) as camera:
-        results, true_ms = watch(camera.url, 5.0, 45)
-    indices = [r.frame.index for r in results]
-    assert indices[-1] - indices[0] <= len(indices) + 1, "at most a few frames are dropped"
-    assert statistics.median(true_ms) < 5 + 20
-    own_ms = [r.age_ms for r in results]
-    assert all(own < true for own, true in zip(own_ms, true_ms, strict=True)), "`received` excludes the way to us"
-    assert statistics.median(t - o for t, o in zip(true_ms, own_ms, strict=True)) < 10
-    assert {r.frame.age_from for r in results} == {"received"}
+    def check() -> None:
+        with MjpegCamera(fps=30) as camera:
+            results, true_ms = watch(camera.url, 5.0, 45)
+        indices = [r.frame.index for r in results]
+        assert indices[-1] - indices[0] <= len(indices) + 1, "at most a few frames are dropped"
+        assert statistics.median(true_ms) < 5 + 20
+        own_ms = [r.age_ms for r in results]
+        assert all(own < true for own, true in zip(own_ms, true_ms, strict=True)), "`received` excludes the way to us"
+        assert statistics.median(t - o for t, o in zip(true_ms, own_ms, strict=True)) < 10
+        assert {r.frame.age_from for r in results} == {"received"}
+
+    in_calm(check)
 
 
 def test_a_slow_model_stays_fresh_by_dropping() -> None:
     """At 100 ms an inference a queue would be seconds behind after 3 s; the slot stays within a frame or two."""
-    with MjpegCamera(fps=30) as camera:
-        results, true_ms = watch(camera.url, 100.0, 20)
-    assert results[-1].dropped > 20
-    assert statistics.median(true_ms[5:]) < 100 + 2 * 33 + 20
-    assert max(true_ms[15:]) < 400
+
+    def check() -> None:
+        with MjpegCamera(fps=30) as camera:
+            results, true_ms = watch(camera.url, 100.0, 20)
+        assert results[-1].dropped > 20
+        assert statistics.median(true_ms[5:]) < 100 + 2 * 33 + 20
+        assert max(true_ms[15:]) < 400
+
+    in_calm(check)
 
 
 def test_a_stream_that_ends_says_so() -> None:
@@ -135,14 +152,12 @@ def test_overhead_on_a_replayed_video(tmp_path: Path) -> None:
     for i in range(60):
         writer.write(np.roll(scene, 4 * i, axis=1))
     writer.release()
-    overheads_ms = []
-    for _ in range(
-        3
-    ):  # what else runs on a build machine only ever adds, so the best of three tells what the loop costs
+
+    def check() -> None:
         with Pipeline(BUNDLE, Video(path, realtime=True), opened_engine=FakeEngine(RED, 8.0)) as pipeline:
             results = list(pipeline)
         assert len(results) + results[-1].dropped == 60
-        overheads_ms.append(statistics.median(r.age_ms - r.infer_ms for r in results[5:]))
-        if overheads_ms[-1] <= 4.0 and len(results) >= 55:
-            return
-    pytest.fail(f"medians of three replays, in ms: {overheads_ms}; the last gave {len(results)} of 60 results")
+        assert len(results) >= 55
+        assert statistics.median(r.age_ms - r.infer_ms for r in results[5:]) <= 4.0
+
+    in_calm(check)
