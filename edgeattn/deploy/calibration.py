@@ -156,8 +156,8 @@ def read(path: Path) -> Calibration:
     )  # fmt: skip
 
 
-def check(calibration: Sequence[Picture], measured: Sequence[Picture]) -> None:
-    """Refuse pictures that int8's ranges must not be taken from.
+def check(calibration: Iterable[Picture], measured: Iterable[Picture]) -> None:
+    """Refuse pictures that int8's ranges must not be taken from; each is looked at once, and none is kept.
 
     Args:
         calibration: pictures to calibrate on, (H, W, 3) BGR bytes.
@@ -166,45 +166,66 @@ def check(calibration: Sequence[Picture], measured: Sequence[Picture]) -> None:
     Raises:
         DataError: fewer than `FEWEST` different pictures; some that are measured on; red and blue swapped; thumbnails.
     """
-    own = {_digest(picture) for picture in calibration}
-    if len(own) < FEWEST:
-        alike = f", {len(calibration)} with repetitions," if len(own) < len(calibration) else ""
+    own, other = _Looks.of(calibration), _Looks.of(measured)
+    different = set(own.digests)
+    if len(different) < FEWEST:
+        alike = f", {len(own.digests)} with repetitions," if len(different) < len(own.digests) else ""
         raise DataError(
-            f"{len(own)} different pictures{alike} are too few to calibrate int8 on; {FEWEST} are the fewest"
+            f"{len(different)} different pictures{alike} are too few to calibrate int8 on; {FEWEST} are the fewest"
         )
-    if shared := len(own & {_digest(picture) for picture in measured}):
+    if shared := len(different.intersection(other.digests)):
         raise DataError(
             f"{shared} of the calibration pictures are among those that int8 is measured on, which would flatter it; "
             "calibrate on training pictures"
         )
-    warmth, other = _warmth(calibration), _warmth(measured)
-    # Red over blue: clearly one way here, clearly the other way there, and as far.
-    is_clear = min(abs(warmth[0]) / warmth[1], abs(other[0]) / other[1]) > SWAPPED
-    if is_clear and abs(warmth[0] + other[0]) < abs(other[0]) / 4:
+    # Clearly one way here, clearly the other way there, and as far.
+    is_clear = own.warmth_is_clear and other.warmth_is_clear
+    if is_clear and abs(own.warmth + other.warmth) < abs(other.warmth) / 4:
         raise DataError(
-            f"the calibration pictures have {abs(warmth[0]):.0f} levels more {_name(warmth[0])}, those that are measured on "
-            f"{abs(other[0]):.0f} more {_name(other[0])}: red and blue seem swapped; give (H, W, 3) bytes in BGR"
+            f"the calibration pictures have {abs(own.warmth):.0f} levels more {_name(own.warmth)}, those that are measured on "
+            f"{abs(other.warmth):.0f} more {_name(other.warmth)}: red and blue seem swapped; give (H, W, 3) bytes in BGR"
         )
-    sides = [statistics.median(min(picture.shape[:2]) for picture in pictures) for pictures in (calibration, measured)]
-    if 2 * sides[0] < sides[1]:
+    if 2 * own.side < other.side:
         raise DataError(
-            f"the calibration pictures are {sides[0]:.0f} pixels high or wide, those that are measured on {sides[1]:.0f}: "
+            f"the calibration pictures are {own.side:.0f} pixels high or wide, those that are measured on {other.side:.0f}: "
             "thumbnails have other contrasts; calibrate on pictures as the camera gives them"
         )
 
 
-def _digest(picture: Picture) -> bytes:
-    return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()
+@dataclass(frozen=True)
+class _Looks:
+    """What some pictures look like."""
 
+    digests: list[bytes]
+    """Of each picture."""
+    warmths: list[float]
+    """How many levels red lies above blue, of each picture."""
+    sides: list[int]
+    """The shorter side of each picture, in pixels."""
 
-def _warmth(pictures: Sequence[Picture]) -> tuple[float, float]:
-    """How many levels red lies above blue, in the mean over the pictures, and the mean's standard error."""
-    over = [
-        float(np.mean(picture[..., 2], dtype=float) - np.mean(picture[..., 0], dtype=float)) for picture in pictures
-    ]
-    return statistics.fmean(over), max(1e-6, statistics.stdev(over) / math.sqrt(len(over))) if len(
-        over
-    ) > 1 else math.inf
+    @classmethod
+    def of(cls, pictures: Iterable[Picture]) -> _Looks:
+        looks = cls([], [], [])
+        for picture in pictures:
+            looks.digests.append(hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest())
+            blue, _, red = picture.mean(axis=(0, 1), dtype=float)
+            looks.warmths.append(float(red - blue))
+            looks.sides.append(min(picture.shape[:2]))
+        return looks
+
+    @property
+    def warmth(self) -> float:
+        return statistics.fmean(self.warmths)
+
+    @property
+    def warmth_is_clear(self) -> bool:
+        """Whether it differs from zero by more than `SWAPPED` standard errors."""
+        n = len(self.warmths)
+        return n > 1 and abs(self.warmth) > SWAPPED * max(1e-6, statistics.stdev(self.warmths) / math.sqrt(n))
+
+    @property
+    def side(self) -> float:
+        return statistics.median(self.sides)
 
 
 def _name(warmth: float) -> str:

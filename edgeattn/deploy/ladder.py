@@ -311,7 +311,8 @@ class _Climb:
                 self.tuned = True
                 self._keep_better(self._try("QAT", self.best.plan))
                 self.tuned = self.best.tuned
-                self._up()
+                if self.tuned:  # else these rungs were measured
+                    self._up()
             self._down()
         self.bar.update(self.task, completed=self.seconds, note=_said(self.best))
         return self.best
@@ -319,11 +320,9 @@ class _Climb:
     def _up(self) -> None:
         """Rung by rung, until the bounds are kept."""
         if self.engine == "openvino":
-            if not self.best.is_inside:
-                self._keep_better(self._try("full bias", replace(self.best.plan, bias="full")))
+            self._climb_to("full bias", bias="full")
             for alpha in ALPHAS:
-                if not self.best.is_inside:
-                    self._keep_better(self._try(f"SmoothQuant {alpha}", replace(self.best.plan, smooth=alpha)))
+                self._climb_to(f"SmoothQuant {alpha}", smooth=alpha)
         for rung in ("attention", "block"):
             if self.best.is_inside or not self.best.off:
                 return
@@ -331,7 +330,13 @@ class _Climb:
             worst = sorted(self.best.off, key=lambda block: -self.best.off[block])
             blocks = [block for block in worst if self.best.off[block] > 1.0] or worst[: math.ceil(len(worst) / 2)]
             rungs = {**self.best.plan.rungs, **{self.ladder.in_graph(block): rung for block in blocks}}
-            self._keep_better(self._try(f"{rung} float", replace(self.best.plan, rungs=rungs), blocks))
+            self._climb_to(f"{rung} float", blocks, rungs=rungs)
+
+    def _climb_to(self, rung: str, blocks: Sequence[str] = (), **changes: Any) -> None:
+        """Try a change of the best plan, where it is needed and is one."""
+        plan = replace(self.best.plan, **changes)
+        if not self.best.is_inside and plan != self.best.plan:
+            self._keep_better(self._try(rung, plan, blocks))
 
     def _down(self) -> None:
         """Blocks back to integers, the mildest first, where that saves time and keeps the bounds."""

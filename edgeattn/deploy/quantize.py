@@ -66,7 +66,7 @@ def quantize(
     """
     if not len(calibration) or not len(validation):
         raise DataError("quantize needs calibration and validation pictures; give a folder with --data")
-    check(calibration, [picture for picture, _ in validation])
+    check(calibration, (picture for picture, _ in validation))
     inputs = [prepare(picture, bundle.spec.input) for picture in calibration]
     with tempfile.TemporaryDirectory() as scratch:
         ladder = Ladder(bundle, inputs, validation, Path(scratch), source, Bounds(loss=max_loss), memory)

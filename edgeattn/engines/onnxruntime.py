@@ -81,7 +81,6 @@ class OnnxRuntimeEngine:
         check_outputs(file, self._outputs, [output.name for output in self._session.get_outputs()])
         if [given.name for given in self._session.get_inputs()] != [spec.input.name]:
             raise EngineError(f"{file} does not take '{spec.input.name}' as its one input; export the bundle again")
-        self._nodes: dict[str, dict[str, int]] | None = None
         self._optimized_nodes: Sequence[tuple[str, str]] | None = None
         self.details: Mapping[str, Any] = {"version": onnxruntime.__version__, "device": "CPU", "file": file.name}
 
@@ -103,14 +102,12 @@ class OnnxRuntimeEngine:
     @property
     def nodes(self) -> dict[str, dict[str, int]]:
         """As `base.Engine.nodes`, by the graph as ONNX Runtime optimized it; `convert`: from and to integers."""
-        if self._nodes is None:
-            counts: dict[str, collections.Counter[str]] = {}
-            for kind in (kind for kind, _ in self._optimized() if kind not in MOVING):
-                quantized = kind in INTEGER or kind.startswith("QLinear")
-                precision = "int8" if quantized else "convert" if kind in CONVERTING else "f32"
-                counts.setdefault(precision, collections.Counter())[kind] += 1
-            self._nodes = {precision: dict(kinds) for precision, kinds in counts.items()}
-        return self._nodes
+        counts: dict[str, collections.Counter[str]] = {}
+        for kind in (kind for kind, _ in self._optimized() if kind not in MOVING):
+            quantized = kind in INTEGER or kind.startswith("QLinear")
+            precision = "int8" if quantized else "convert" if kind in CONVERTING else "f32"
+            counts.setdefault(precision, collections.Counter())[kind] += 1
+        return {precision: dict(kinds) for precision, kinds in counts.items()}
 
     @property
     def integer_layers(self) -> frozenset[str]:

@@ -211,8 +211,7 @@ class _Epoch(Dataset[Batch]):
         )
 
     def _view(self, epoch: int, index: int) -> View:
-        if self.kept:
-            epoch = self._shown(epoch)
+        epoch = self._shown(epoch) if self.kept else epoch
         return View(*self.views.view(index, np.random.default_rng((self.seed, epoch, index))))
 
     def _shown(self, epoch: int) -> int:
