@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from edgeattn.bundle import Bundle, extend, sha256
 from edgeattn.deploy.export import versions
@@ -46,6 +46,7 @@ from edgeattn.deploy.verify import LEAST_RANK, MAX_LOSS, MAX_MAP_JS, verify
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
 from edgeattn.spec import Artefact, from_json, to_json
+from edgeattn.timing.bar import progress_bar
 
 TIE = 0.95
 """A net this much faster, as a fraction of the other's time, is worth the change; nearer than that they are equally fast."""
@@ -172,7 +173,7 @@ class Ladder:
         """
         started = time.monotonic()
         chosen: dict[str, Made] = {}
-        with _bar(progress) as bar:
+        with progress_bar(progress, a_second=2) as bar:
             for i, engine in enumerate(engines):
                 left = 60.0 * minutes - (time.monotonic() - started)
                 best = _Climb(self, engine, max(0.0, left) / (len(engines) - i), tune, bar).run()
@@ -346,7 +347,7 @@ class _Climb:
             if not self.best.is_inside or path not in self.best.plan.rungs:
                 continue
             rungs = {at: rung for at, rung in self.best.plan.rungs.items() if at != path}
-            back = self._try("back to int8", replace(self.best.plan, rungs=rungs), [block])
+            back = self._try("taken back", replace(self.best.plan, rungs=rungs), [block])
             if back.is_inside and back.time_ratio <= self.best.time_ratio:
                 self._keep(back)
 
@@ -373,10 +374,3 @@ class _Climb:
 
 def _said(step: Step) -> str:
     return f"{step.rung}: {ENOUGH if step.is_inside else f'{step.excess:.1f} times its bounds'}"
-
-
-def _bar(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"),
-        disable=not shown,
-    )  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import ctypes
 import json
 import math
 import os
@@ -20,16 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
+from edgeattn.timing.bar import progress_bar
 from edgeattn.timing.environment import environment, usable_cores
 from edgeattn.train.loader import Batch, Loader, TrainingData, evaluation_batches, normalise
 from edgeattn.train.losses import is_known
+from edgeattn.train.machine import TRIAL, accelerator, fastest_workers, keep_freed_memory
 from edgeattn.train.objective import Objective
 from edgeattn.train.qat import rounded, unrounded
 from edgeattn.train.recipe import Recipe
@@ -52,12 +52,6 @@ from edgeattn.train.teachers import Remembered, open_teacher
 
 CHECKPOINT_EVERY_S = 20.0
 """Least time between checkpoints: what a kill can cost, beside the epoch that it falls into."""
-TRIAL = 64
-"""Most pictures in the steps that tell how many workers are fastest; in far smaller ones threads help less than they will."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Names of glibc's malloc.h."""
-TIE = 0.05
-"""Gain, as a fraction, from which workers are worth having."""
 
 
 def train(
@@ -105,8 +99,8 @@ def train(
 
 class _Run:
     def __init__(self, recipe: Recipe, folder: Path, data: TrainingData, teacher: nn.Module | None) -> None:
-        _keep_freed_memory()
-        self.accelerator = _accelerator(recipe.precision)
+        keep_freed_memory()
+        self.accelerator = accelerator(recipe.precision)
         ranks = self.accelerator.num_processes
         torch.manual_seed(recipe.seed)
         self.recipe, self.folder, self.data = recipe, folder, data
@@ -182,7 +176,7 @@ class _Run:
             metrics_file.write_text("".join(f"{line}\n" for line in kept))
         metrics: dict[str, float] = {}
         saved_at = time.monotonic()
-        with _bar(progress and self.accelerator.is_main_process) as bar:
+        with progress_bar(progress and self.accelerator.is_main_process) as bar:
             task = bar.add_task("training", total=self.steps, completed=self.step, note="")
             for epoch in range(first, self.recipe.epochs):
                 last = epoch + 1 == self.recipe.epochs
@@ -308,24 +302,6 @@ class _Run:
         return int(state["epoch"])
 
 
-def fastest_workers(views_s: float, step_s: float, fewer_s: float, cores: int) -> int:
-    """How many of the cores should make pictures.
-
-    With none, all compute, and the pictures are made in between; with k the rest computes meanwhile. Where it hardly differs,
-    none: times of single steps are rough, and a worker that is not needed costs more than one that is missed.
-
-    Args:
-        views_s: time that one core takes for a batch's pictures, in seconds.
-        step_s: time that all cores take for a step on it.
-        fewer_s: time that all but one take.
-        cores: how many there are.
-    """
-    times = {0: (views_s + step_s) * (1.0 - TIE)}
-    for k in range(1, cores):
-        times[k] = max(views_s / k, fewer_s * (cores - 1) / (cores - k))
-    return min(times, key=lambda k: times[k])
-
-
 def answers(model: nn.Module, pictures: Sequence[tuple[Picture, int]], recipe: Recipe) -> NDArray[np.int64]:
     """Best class of each picture, (N,)."""
     model.eval()
@@ -359,30 +335,6 @@ def views_per_second(recipe: Recipe, data: TrainingData, folder: Path, steps: in
     return steps * trial.loader.batch_size / (time.monotonic() - started), trial.recipe.workers
 
 
-def _keep_freed_memory() -> None:
-    """Let the C library keep what a step frees for the next one, which needs the same again.
-
-    By default glibc gives large blocks back to the system, which hands them out zeroed, page by page: 5 to 15 % of a step.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def _accelerator(precision: str) -> Accelerator:
-    """One for the processes that there are."""
-    cuda = torch.cuda.is_available()
-    mixed = precision == "bf16" or (precision == "auto" and cuda and torch.cuda.is_bf16_supported())
-    accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if mixed else "no")
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != asked:  # on a CPU it can happen that each goes its own way
-        raise EdgeAttnError(
-            f"{asked} processes were started, and {accelerator.num_processes} found each other; start them with torchrun"
-        )
-    return accelerator
-
-
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     matrices = [p for p in model.parameters() if p.ndim > 1 and p.requires_grad]
     others = [p for p in model.parameters() if p.ndim <= 1 and p.requires_grad]
@@ -391,16 +343,3 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 def _floats(model: nn.Module) -> list[Tensor]:
     return [value.detach() for value in model.state_dict().values() if value.is_floating_point()]
-
-
-def _bar(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        disable=not shown,
-    )

@@ -24,7 +24,7 @@ from edgeattn.spec import InputSpec
 from edgeattn.train import Recipe, TrainingData, load_run, train
 from edgeattn.train.augment import Augment, shrink
 from edgeattn.train.loader import FolderViews, Loader, PictureFiles, evaluation_batches, normalise
-from edgeattn.train.loop import fastest_workers
+from edgeattn.train.machine import fastest_workers
 from edgeattn.train.recipe import override
 from edgeattn.train.runs import weights_attributions
 from edgeattn.train.sources import open_data

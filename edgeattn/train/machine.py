@@ -1,0 +1,65 @@
+"""What of the machine a training uses: its accelerator, its memory, its cores."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+
+import torch
+from accelerate import Accelerator
+
+from edgeattn.errors import EdgeAttnError
+
+TRIAL = 64
+"""Most pictures in the steps that tell how many workers are fastest; in far smaller ones threads help less than they will."""
+TIE = 0.05
+"""Gain, as a fraction, from which workers are worth having."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Names of glibc's malloc.h."""
+
+
+def accelerator(precision: str) -> Accelerator:
+    """One for the processes that there are.
+
+    Raises:
+        EdgeAttnError: the processes that were started have not found each other.
+    """
+    cuda = torch.cuda.is_available()
+    mixed = precision == "bf16" or (precision == "auto" and cuda and torch.cuda.is_bf16_supported())
+    found = Accelerator(cpu=not cuda, mixed_precision="bf16" if mixed else "no")
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if found.num_processes != asked:  # on a CPU it can happen that each goes its own way
+        raise EdgeAttnError(
+            f"{asked} processes were started, and {found.num_processes} found each other; start them with torchrun"
+        )
+    return found
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what a step frees for the next one, which needs the same again.
+
+    By default glibc gives large blocks back to the system, which hands them out zeroed, page by page: 5 to 15 % of a step.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def fastest_workers(views_s: float, step_s: float, fewer_s: float, cores: int) -> int:
+    """How many of the cores should make pictures.
+
+    With none, all compute, and the pictures are made in between; with k the rest computes meanwhile. Where it hardly differs,
+    none: times of single steps are rough, and a worker that is not needed costs more than one that is missed.
+
+    Args:
+        views_s: time that one core takes for a batch's pictures, in seconds.
+        step_s: time that all cores take for a step on it.
+        fewer_s: time that all but one take.
+        cores: how many there are.
+    """
+    times = {0: (views_s + step_s) * (1.0 - TIE)}
+    for k in range(1, cores):
+        times[k] = max(views_s / k, fewer_s * (cores - 1) / (cores - k))
+    return min(times, key=lambda k: times[k])
