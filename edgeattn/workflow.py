@@ -6,8 +6,9 @@ The verbs `make`, `demo`, `train`, `export` and `quantize` and the scripts in to
 from __future__ import annotations
 
 import math
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,21 @@ from onnx import ModelProto
 from edgeattn.bundle import Bundle, sha256
 from edgeattn.deploy.calibration import Calibration
 from edgeattn.deploy.export import GOLDEN_PICTURES, Deployed, export, recipe_digest, to_onnx
+from edgeattn.deploy.ladder import Ladder
 from edgeattn.deploy.quantize import Quantized, quantize
+from edgeattn.deploy.recipes import Plan
+from edgeattn.deploy.sensitivity import Sensitivity, sensitivity
 from edgeattn.errors import DataError
 from edgeattn.evaluation.significance import Gate, loss_gate
+from edgeattn.imaging import prepare
 from edgeattn.nn.attention import EMPTY
 from edgeattn.nn.model import LITE
 from edgeattn.spec import to_json
+from edgeattn.timing.bar import progress_bar
 from edgeattn.train.loader import TrainingData
 from edgeattn.train.loop import answers, train, views_per_second
 from edgeattn.train.recipe import Recipe, load_recipe
-from edgeattn.train.runs import Trained, weights_attributions
+from edgeattn.train.runs import Trained, load_run, weights_attributions
 
 Say = Callable[[str], None]
 
@@ -40,6 +46,8 @@ RESERVE_MINUTES = 1.0
 """Time kept for export, quantization and verification."""
 QAT_LR = 1 / 32
 """Learning rate of a quantization-aware fine-tuning, as a fraction of its run's: BatchNorm is gone."""
+SENSITIVITY_PICTURES = 500
+"""Labelled pictures that each row of a sensitivity table is measured on: many rows tell more than a tenth of a point."""
 TEACHER_SHARE = 0.35
 """Share of the training time that the teacher gets."""
 
@@ -191,11 +199,7 @@ def quantize_run(
     Raises:
         DataError: too few training pictures for a calibration set.
     """
-    chosen = calibration or data.calibration
-    if chosen is None:
-        raise DataError(
-            "too few training pictures to calibrate int8 on (32 at least); the float bundle works. Add pictures"
-        )
+    chosen = calibration or _calibration(data)
     tests = {sha256(sample.path) for sample in getattr(data.test, "samples", ())}
     if seen := sum(digest in tests for digest in chosen.digests):
         raise DataError(f"{seen} of the calibration pictures are in the test split; calibrate on training pictures")
@@ -224,6 +228,48 @@ def quantize_run(
         bundle, pictures, data.validation, provenance=told, minutes=minutes, tune=tuned if tune else None,
         memory=folder / "ladder.jsonl", progress=progress,
     )  # fmt: skip
+
+
+def _calibration(data: TrainingData) -> Calibration:
+    if data.calibration is None:
+        raise DataError(
+            "too few training pictures to calibrate int8 on (32 at least); the float bundle works. Add pictures"
+        )
+    return data.calibration
+
+
+def sensitivity_run(
+    bundle: Bundle, data: TrainingData, folder: Path, engines: Sequence[str], *, minutes: float, progress: bool = False
+) -> list[Sensitivity]:
+    """What int8 costs layer by layer and block by block, for each engine, from the int8 that the bundle holds (else the default).
+
+    Args:
+        bundle: the bundle.
+        data: the pictures of the run that it comes from.
+        folder: that run's folder, which keeps what was measured.
+        engines: whose int8.
+        minutes: for all engines together.
+        progress: show a bar with the time left.
+
+    Raises:
+        DataError: too few training pictures for a calibration set, or the run of the fine-tuned weights is gone.
+    """
+    inputs = [prepare(picture, bundle.spec.input) for picture in _calibration(data).pictures()]
+    some = np.random.default_rng(0).permutation(len(data.validation))[:SENSITIVITY_PICTURES]
+    labelled = [data.validation[int(i)] for i in some]
+    found, began = [], time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch, progress_bar(progress, a_second=2) as bar:
+        for i, engine in enumerate(engines):
+            held = next((a.recipe for a in bundle.artefacts if (a.engine, a.precision) == (engine, "int8")), {})
+            source = None
+            if held.get("tuned"):
+                source = to_onnx(Deployed(load_run(folder / "qat").model), bundle.spec)
+            own = Path(scratch) / engine
+            own.mkdir()
+            ladder = Ladder(bundle, inputs, labelled, own, source, memory=folder / "ladder.jsonl")
+            left = (60.0 * minutes - (time.monotonic() - began)) / (len(engines) - i)
+            found.append(sensitivity(ladder, engine, Plan.of(held), left, bar))
+    return found
 
 
 def make(

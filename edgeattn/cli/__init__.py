@@ -20,6 +20,7 @@ from edgeattn.cli.make import make
 from edgeattn.cli.profile import profile
 from edgeattn.cli.quantize import quantize
 from edgeattn.cli.run import run
+from edgeattn.cli.sensitivity import sensitivity
 from edgeattn.cli.train import train
 from edgeattn.cli.verify import verify
 from edgeattn.errors import EdgeAttnError
@@ -33,7 +34,7 @@ app = typer.Typer(
     help="Small vision models with attention: pictures in, a checked int8 model live on your box out.",
     epilog="Exit codes: 0 done, 1 a gate failed, 2 wrong usage or bad input, 3 no verdict.",
 )
-for verb in (demo, make, train, export, quantize, verify, run, profile, attentions, lint, info, doctor):
+for verb in (demo, make, train, export, quantize, sensitivity, verify, run, profile, attentions, lint, info, doctor):
     app.command()(verb)
 app.command(name="compile")(compile_)
 

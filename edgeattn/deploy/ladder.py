@@ -105,6 +105,8 @@ class Step:
     """Rank correlation of its maps."""
     time_ratio: float = math.inf
     """Its time over the float file's, in the same engine, both in turns."""
+    float_ms: float = math.inf
+    """The float file's time, in milliseconds."""
     seconds: float = 0.0
     """What the try took."""
     kept: bool = False
@@ -180,10 +182,12 @@ class Ladder:
                 chosen[engine] = self._finished(engine, best)
         return chosen
 
-    def attempt(self, engine: str, plan: Plan, tuned: bool, rung: str, blocks: Sequence[str]) -> Step:
-        """Quantize and measure, or remember what was measured."""
+    def attempt(
+        self, engine: str, plan: Plan, rung: str, blocks: Sequence[str] = (), *, tuned: bool = False, turn: int = 0
+    ) -> Step:
+        """Quantize and measure, or remember what was measured; each `turn` is measured anew."""
         began = time.monotonic()
-        key = self._key(engine, plan, tuned)
+        key = self._key(engine, plan, tuned, turn)
         if (kept := self._remembered(key)) is not None:
             step = replace(kept, rung=rung, blocks=tuple(blocks), kept=False)
         else:
@@ -192,6 +196,10 @@ class Ladder:
             self._remember(key, step)
         self.steps.append(step)
         return step
+
+    def knows(self, engine: str, plan: Plan) -> bool:
+        """Whether an attempt would only be remembered."""
+        return self._remembered(self._key(engine, plan, tuned=False, turn=0)) is not None
 
     def tuned_by(self, tune: Callable[[], onnx.ModelProto]) -> None:
         """Take the fine-tuned weights, once."""
@@ -203,10 +211,22 @@ class Ladder:
         """The path in the graph of a block of bundle.json."""
         return next((path for path in self._blocks if f".{path}".endswith(f".{block}")), block)
 
+    def files(self, engine: str, plan: Plan) -> tuple[Path, Path]:
+        """The float file and what an engine opens of the int8 made of it by `plan`, in the scratch folder."""
+        _, files = self._make(engine, plan, tuned=False)
+        return self._files[False], Path(str(files[FILES[engine][0]]))
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The attention blocks, by their paths in the graph."""
+        return tuple(self._blocks)
+
     def _make(self, engine: str, plan: Plan, tuned: bool) -> Made:
         folder = self.scratch / engine
         folder.mkdir(exist_ok=True)
-        return quantize_for(engine, self._files[tuned], folder, self.inputs, plan)
+        artefact, files = quantize_for(engine, self._files[tuned], folder, self.inputs, plan)
+        own = tuned or self.source is not None
+        return replace(artefact, recipe={**artefact.recipe, "tuned": own}), files
 
     def _measure(self, step: Step) -> Step:
         """The step with its figures, or with the reason why it has none."""
@@ -243,21 +263,23 @@ class Ladder:
             map_js=int8.map_js,
             map_rank=int8.map_rank,
             time_ratio=(int8.latency_ms or math.inf) / (reference.latency_ms or math.inf),
+            float_ms=reference.latency_ms or math.inf,
         )
 
     def _finished(self, engine: str, best: Step) -> Made:
         """The chosen try's files, with the climb in its recipe."""
         artefact, files = self._make(engine, best.plan, best.tuned)
         told = [step.json() for step in self.steps if step.engine == engine]
-        return replace(artefact, recipe={**artefact.recipe, "tuned": best.tuned, "ladder": told}), files
+        return replace(artefact, recipe={**artefact.recipe, "ladder": told}), files
 
-    def _key(self, engine: str, plan: Plan, tuned: bool) -> str:
+    def _key(self, engine: str, plan: Plan, tuned: bool, turn: int) -> str:
         """What a measurement depends on."""
         what: Mapping[str, Any] = {
             "source": sha256(self._files[tuned]),
             "calibration": self._calibrated_on,
             "validation": [len(self.validation), [label for _, label in self.validation]],
             "engine": engine,
+            "turn": turn,
             "tools": versions(*TOOLS[engine]),
             "plan": asdict(plan),
             "bounds": asdict(self.bounds),
@@ -357,7 +379,7 @@ class _Climb:
         if spent + self.took_s > self.seconds and self.took_s:
             raise _OutOfTimeError
         self.bar.update(self.task, completed=spent, note=rung)
-        step = self.ladder.attempt(self.engine, plan, self.tuned, rung, blocks)
+        step = self.ladder.attempt(self.engine, plan, rung, blocks, tuned=self.tuned)
         self.took_s = time.monotonic() - self.began - spent
         return step
 

@@ -90,6 +90,19 @@ class Plan:
     """NNCF's correction of the bias that rounding brings: `fast` (by statistics) or `full` (layer by layer, by running it)."""
     smooth: float | None = None
     """SmoothQuant's alpha at convolutions, which moves range from activations to weights; None: not done."""
+    layers: tuple[str, ...] = ()
+    """Single layers that stay in float, by name."""
+
+    @classmethod
+    def of(cls, recipe: Mapping[str, Any]) -> Plan:
+        """The plan that an artefact's recipe in bundle.json tells of."""
+        return cls(
+            rungs=dict(recipe.get("blocks", {})),
+            others=recipe.get("other_blocks", cls.others),
+            bias=recipe.get("bias_correction", cls.bias),
+            smooth=recipe.get("smooth_quant", cls.smooth),
+            layers=tuple(recipe.get("float_layer_names", ())),
+        )
 
     def rung(self, block: str) -> int:
         """The place of a block's rung in `RUNGS`."""
@@ -164,6 +177,7 @@ def quantize_onnxruntime(
         "float_types": list(ATTENTION_ORT),
         "blocks": dict(plan.rungs),
         "other_blocks": plan.others,
+        "float_layer_names": list(plan.layers),
         "pictures": len(inputs),
     }
 
@@ -192,6 +206,8 @@ def float_nodes(model: onnx.ModelProto, plan: Plan = DEFAULT_PLAN) -> list[str]:
 
     def stays(node: onnx.NodeProto) -> bool:
         path = path_of(node.name)
+        if node.name in plan.layers:
+            return True
         if plan.keeps(path) or plan.keeps_nothing(path):
             return plan.keeps(path)
         return (
@@ -205,10 +221,15 @@ def float_nodes(model: onnx.ModelProto, plan: Plan = DEFAULT_PLAN) -> list[str]:
 
 def float_operations(model: Any, plan: Plan = DEFAULT_PLAN) -> list[str]:
     """The same for an OpenVINO model: those of `ATTENTION_OV`, small layers of a branch, and what `plan` keeps."""
+    from edgeattn.engines.openvino import layer_name
+
     found = []
     for op in model.get_ordered_ops():
         name, kind = op.get_friendly_name(), op.get_type_name()
         path = path_of(name)
+        if layer_name(name) in plan.layers:
+            found.append(name)
+            continue
         if kind in ("Constant", "Parameter", "Result") or (plan.keeps_nothing(path) and not plan.keeps(path)):
             continue
         if plan.keeps(path) or kind in ATTENTION_OV or _is_small_layer(op):
@@ -271,5 +292,6 @@ def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input], plan:
         "float_types": list(ATTENTION_OV),
         "blocks": dict(plan.rungs),
         "other_blocks": plan.others,
+        "float_layer_names": list(plan.layers),
         "pictures": len(inputs),
     }

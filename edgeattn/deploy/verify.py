@@ -212,7 +212,8 @@ def _measure(spec: Spec, data: Iterable[Shown], order: Sequence[_Run], clock: Cl
             for name in names:
                 if previous:
                     _note(seen.apart, name, attention.js_divergence(outputs[0][name], previous[name]))
-                for run, own in zip(order, outputs, strict=True):
+                _note_same(order[0], name)
+                for run, own in zip(order[1:], outputs[1:], strict=True):
                     _note(run.divergences, name, attention.js_divergence(own[name], outputs[0][name]))
                     _note(run.ranks, name, attention.rank_correlation(own[name], outputs[0][name]))
                     _note(run.overlaps, name, attention.mass_overlap(outputs[0][name], own[name]))
@@ -247,6 +248,12 @@ def _mixed(data: Iterable[Shown]) -> Iterator[tuple[int, Shown]]:
 
 def _note(series: dict[str, list[float]], name: str, figure: NDArray[np.float64]) -> None:
     series.setdefault(name, []).append(figure.item())
+
+
+def _note_same(run: _Run, name: str) -> None:
+    """The reference's maps are its own."""
+    for series, figure in ((run.divergences, 0.0), (run.ranks, 1.0), (run.overlaps, 1.0)):
+        series.setdefault(name, []).append(figure)
 
 
 def _infer(run: _Run, image: Array, spec: Spec, clock: Clock) -> dict[str, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +127,11 @@ class OpenVinoEngine:
     @property
     def integer_layers(self) -> frozenset[str]:
         """As `base.Engine.integer_layers`."""
-        found: set[str] = set()
-        for layer in self._compiled.get_runtime_model().get_ordered_ops():
-            info = layer.get_rt_info()
-            if "layerType" in info and info["layerType"].astype(str) in COMPUTING and _is_integer(info):
-                found.update(map(layer_name, info["originalLayersNames"].astype(str).split(",")[:1]))
-        return frozenset(found)
+        return frozenset(
+            layer_name(names[0])
+            for kind, precision, names in _executed(self._compiled)
+            if kind in COMPUTING and precision == "int8" and names
+        )
 
     def _properties(self, device: str, hint: str) -> dict[str, Any]:
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
@@ -177,25 +176,27 @@ def _compile(core: Any, model: Any, device: str, properties: dict[str, Any]) -> 
     return core.compile_model(model, device, properties)
 
 
+def _executed(compiled: Any) -> Iterator[tuple[str, str, list[str]]]:
+    """Layers of a compiled model: type, precision, and the names of the layers of the file that went into each."""
+    for layer in compiled.get_runtime_model().get_ordered_ops():
+        info = {name: value.astype(str) for name, value in layer.get_rt_info().items()}
+        precision = info["runtimePrecision"]
+        names = [name for name in info.get("originalLayersNames", "").split(",") if name]
+        yield info.get("layerType", "Const"), "int8" if precision in ("u8", "i8") else precision, names
+
+
 def _layers(compiled: Any) -> dict[str, dict[str, int]]:
     """Layers of a compiled model that work on numbers, counted by precision and type."""
     counts: dict[str, collections.Counter[str]] = {}
-    for layer in compiled.get_runtime_model().get_ordered_ops():
-        info = layer.get_rt_info()
-        kind = info["layerType"].astype(str) if "layerType" in info else "Const"
+    for kind, precision, _ in _executed(compiled):
         if kind not in MOVING:
-            precision = info["runtimePrecision"].astype(str)
-            counts.setdefault("int8" if _is_integer(info) else precision, collections.Counter())[kind] += 1
+            counts.setdefault(precision, collections.Counter())[kind] += 1
     return {precision: dict(kinds) for precision, kinds in counts.items()}
 
 
 def layer_name(name: str) -> str:
     """A layer's name without what OpenVINO adds where it takes the bias apart."""
     return name.removesuffix("/WithoutBiases")
-
-
-def _is_integer(info: Any) -> bool:
-    return info["runtimePrecision"].astype(str) in {"u8", "i8"}
 
 
 def _version() -> str:

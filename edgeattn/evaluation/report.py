@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from edgeattn._cv2 import cv2
@@ -123,6 +123,18 @@ def curves(title: str, series: Mapping[str, tuple[Sequence[float], str]], x: str
     return Chart(title, _frame("".join(drawn), x, y), caption)
 
 
+def bars(title: str, values: Sequence[tuple[str, float, str]], *, top: float, x: str, y: str, caption: str) -> Chart:
+    """Bars in a row, each with its name, its value (cut off at `top`) and its colour."""
+    width = (_x(1) - _x(0)) / max(1, len(values))
+    drawn = [
+        f'<rect x="{_x(0) + i * width:.1f}" y="{_y(share):.1f}" width="{0.8 * width:.1f}" height="{_y(0) - _y(share):.1f}" '
+        f'fill="{colour}"><title>{escape(name)}: {value:.1f}</title></rect>'
+        for i, (name, value, colour) in enumerate(values)
+        for share in [min(1.0, max(0.0, value / top))]
+    ]
+    return Chart(title, _frame("".join(drawn), x, y, top=top, numbered=False), caption)
+
+
 def _x(value: float) -> float:
     return MARGIN + value * (WIDTH - MARGIN - 8)
 
@@ -131,10 +143,11 @@ def _y(value: float) -> float:
     return HEIGHT - MARGIN - value * (HEIGHT - MARGIN - 8)
 
 
-def _frame(inside: str, x: str, y: str) -> Markup:
+def _frame(inside: str, x: str, y: str, *, top: float = 1.0, numbered: bool = True) -> Markup:
+    """Axes around a drawing: y from 0 to `top`; x from 0 to 1, or not `numbered`."""
     ticks = "".join(
-        f'<text x="{_x(v):.0f}" y="{HEIGHT - MARGIN + 14}" text-anchor="middle">{v:g}</text>'
-        f'<text x="{MARGIN - 4}" y="{_y(v) + 4:.0f}" text-anchor="end">{v:g}</text>'
+        f'<text x="{_x(v):.0f}" y="{HEIGHT - MARGIN + 14}" text-anchor="middle">{f"{v:g}" if numbered else ""}</text>'
+        f'<text x="{MARGIN - 4}" y="{_y(v) + 4:.0f}" text-anchor="end">{top * v:g}</text>'
         for v in (0, 0.5, 1)
     )
     return Markup(

@@ -42,7 +42,16 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits (B, K)."""
-        return self.net(x_BCHW + 1.0 / 128.0)  # type: ignore[no-any-return]
+        return self.forward_head(self.forward_features(x_BCHW))
+
+    def forward_features(self, x_BCHW: Tensor) -> Tensor:
+        """The last features (B, 1280, H / 32, W / 32), which distillation looks at."""
+        return self.net.extract_features(x_BCHW + 1.0 / 128.0)  # type: ignore[no-any-return, operator]
+
+    def forward_head(self, features_BCHW: Tensor) -> Tensor:
+        """Logits (B, K) of features."""
+        pooled_BC = self.net._dropout(features_BCHW.mean((2, 3)))  # type: ignore[operator]
+        return self.net._fc(pooled_BC)  # type: ignore[no-any-return, operator]
 
 
 TIMM = "timm:"

@@ -65,7 +65,6 @@ def test_make_from_pictures_to_a_bundle_that_runs(
     )
     assert code == 0
     assert "ms" in printed
-    before = bundle.digest()
     manifest = ("quantize", bundle.path, "--run", out / "student", "--calibration", out / "calibration.toml")
     code, printed, _ = typed(capsys, monkeypatch, *manifest, "--minutes", "0.2", "--json", report)
     assert code == 3, "45 pictures cannot tell"
@@ -74,6 +73,12 @@ def test_make_from_pictures_to_a_bundle_that_runs(
     assert {step["engine"] for step in json.loads(report.read_text())["ladder"]} == {"onnxruntime", "openvino"}
     assert (out / "student" / "ladder.jsonl").is_file()
     assert "edgeattn run" in printed
+    words = ("sensitivity", bundle.path, "--run", out / "student", "--engine", "onnxruntime", "--minutes", "0.05")
+    code, printed, _ = typed(capsys, monkeypatch, *words, "--json", report, "--html", tmp_path / "page.html")
+    assert code == 0
+    assert "rows measured: more --minutes" in printed
+    assert json.loads(report.read_text())["results"][0]["rows"][0]["signal_to_error_db"] < 40
+    assert (tmp_path / "page.html").read_text().count("<rect") > 20
     tuned = ("quantize", bundle.path, "--run", out / "student", "--qat", "1", "--minutes", "0")
     code, printed, _ = typed(capsys, monkeypatch, *tuned)
     assert code == 3
@@ -81,7 +86,6 @@ def test_make_from_pictures_to_a_bundle_that_runs(
     told = load(bundle.path).provenance["qat"]["recipe"]
     assert (told["qat"], told["epochs"], told["start"]) == (True, 1, str(out / "student"))
     assert load(bundle.path).artefacts[0].verdict == "passed"
-    assert before
 
 
 def test_train_export_step_by_step(
@@ -177,5 +181,18 @@ def test_a_missing_extra_names_the_pip_line(tmp_path: Path) -> None:
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     code, printed, _ = typed(capsys, monkeypatch, "--help")
     assert code == 0
-    for verb in ("demo", "make", "train", "export", "quantize", "verify", "run", "profile", "lint", "info", "doctor"):
+    for verb in (
+        "demo",
+        "make",
+        "train",
+        "export",
+        "quantize",
+        "sensitivity",
+        "verify",
+        "run",
+        "profile",
+        "lint",
+        "info",
+        "doctor",
+    ):
         assert verb in printed

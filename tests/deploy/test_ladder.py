@@ -5,47 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import discs
 import numpy as np
 import onnx
 import pytest
+from disc_ladder import CALIBRATION, VALIDATION, a_ladder
 
 from edgeattn.bundle import Bundle, extend, load
 from edgeattn.deploy import ladder as module
 from edgeattn.deploy import quantize
-from edgeattn.deploy.export import Deployed, export, to_onnx
-from edgeattn.deploy.ladder import Bounds, Ladder
+from edgeattn.deploy.export import Deployed, to_onnx
+from edgeattn.deploy.ladder import Bounds
 from edgeattn.deploy.names import path_of
 from edgeattn.deploy.recipes import Plan, float_nodes
 from edgeattn.errors import EdgeAttnError
-from edgeattn.imaging import prepare
-from edgeattn.train import Recipe, Trained, train
+from edgeattn.train import Trained
 
-CALIBRATION = [picture for picture, _ in discs.pictures(11, seed=1)]
-VALIDATION = discs.pictures(10, seed=3)
 ORT = ("onnxruntime",)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A pico with efficient channel attention that knows discs."""
-    root = tmp_path_factory.mktemp("ladder")
-    recipe = Recipe(
-        str(discs.write(root / "photos", 20)), attention="eca", imgsz=32, epochs=12, lr=0.01, batch_size=16, workers=0
-    )
-    return train(recipe, root / "run", progress=False)
-
-
-@pytest.fixture(scope="module")
-def bundle(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    path = tmp_path_factory.mktemp("bundle") / "discs.edgeattn"
-    return export(trained.model, path, labels=trained.labels, imgsz=32, pictures=CALIBRATION[:8], mechanism="eca")
-
-
-def a_ladder(bundle: Bundle, scratch: Path, bounds: Bounds, memory: Path | None = None) -> Ladder:
-    inputs = [prepare(picture, bundle.spec.input) for picture in CALIBRATION]
-    scratch.mkdir()
-    return Ladder(bundle, inputs, VALIDATION, scratch, None, bounds, memory)
 
 
 def quantized_paths(file: Path) -> set[str]:
@@ -55,8 +30,8 @@ def quantized_paths(file: Path) -> set[str]:
     return {path_of(node.name) for node in graph.node if node.op_type == "Conv" and node.input[1] in dequantized}
 
 
-def test_loose_bounds_are_kept_by_the_lowest_rungs(bundle: Bundle, tmp_path: Path) -> None:
-    ladder = a_ladder(bundle, tmp_path / "s", Bounds(loss=0.5, map_js=10.0, rank=-1.0))
+def test_loose_bounds_are_kept_by_the_lowest_rungs(eca_bundle: Bundle, tmp_path: Path) -> None:
+    ladder = a_ladder(eca_bundle, tmp_path / "s", Bounds(loss=0.5, map_js=10.0, rank=-1.0))
     made = ladder.climb(5.0)
     assert [(step.engine, step.rung) for step in ladder.steps] == [
         (engine, rung) for engine in ("onnxruntime", "openvino") for rung in ("branch float", "all int8")
@@ -70,11 +45,11 @@ def test_loose_bounds_are_kept_by_the_lowest_rungs(bundle: Bundle, tmp_path: Pat
 
 
 def test_blocks_that_are_off_get_float_attention_and_the_second_climb_remembers(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    eca_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bounds that int8 cannot keep: all rungs are tried, each nearer, and what is left in float is in the file."""
     tight, memory = Bounds(map_js=1e-9, rank=1.0 - 1e-9), tmp_path / "ladder.jsonl"
-    ladder = a_ladder(bundle, tmp_path / "s", tight, memory)
+    ladder = a_ladder(eca_bundle, tmp_path / "s", tight, memory)
     made = ladder.climb(5.0, engines=ORT)
     assert [step.rung for step in ladder.steps] == ["branch float", "all int8", "attention float", "block float"]
     kept = [step for step in ladder.steps if step.kept]
@@ -95,13 +70,13 @@ def test_blocks_that_are_off_get_float_attention_and_the_second_climb_remembers(
         raise AssertionError("this was measured before")
 
     monkeypatch.setattr(module, "verify", measured_again)
-    again = a_ladder(bundle, tmp_path / "s2", tight, memory)
+    again = a_ladder(eca_bundle, tmp_path / "s2", tight, memory)
     assert again.climb(5.0, engines=ORT)["onnxruntime"][0].recipe["blocks"] == dict(best.plan.rungs)
     assert [replace(s, seconds=0) for s in again.steps] == [replace(s, seconds=0) for s in ladder.steps]
 
 
-def test_without_time_the_default_recipe_is_taken(bundle: Bundle, tmp_path: Path) -> None:
-    path = extend(bundle, (), {}, path=tmp_path / "q.edgeattn")
+def test_without_time_the_default_recipe_is_taken(eca_bundle: Bundle, tmp_path: Path) -> None:
+    path = extend(eca_bundle, (), {}, path=tmp_path / "q.edgeattn")
     made = quantize(path, CALIBRATION, VALIDATION, minutes=1e-6)
     assert [(step.rung, step.kept) for step in made.steps] == [("branch float", True)] * 2
     held = load(made.bundle.path).artefact("openvino", "int8")
@@ -110,18 +85,18 @@ def test_without_time_the_default_recipe_is_taken(bundle: Bundle, tmp_path: Path
 
 
 def test_fine_tuning_is_the_last_rung_and_is_asked_for_when_needed_alone(
-    trained: Trained, bundle: Bundle, tmp_path: Path
+    eca_run: Trained, eca_bundle: Bundle, tmp_path: Path
 ) -> None:
     asked = []
 
     def tune() -> onnx.ModelProto:
         asked.append(1)
-        return to_onnx(Deployed(trained.model), bundle.spec)
+        return to_onnx(Deployed(eca_run.model), eca_bundle.spec)
 
-    easy = a_ladder(bundle, tmp_path / "easy", Bounds(loss=0.5, map_js=10.0, rank=-1.0))
+    easy = a_ladder(eca_bundle, tmp_path / "easy", Bounds(loss=0.5, map_js=10.0, rank=-1.0))
     easy.climb(5.0, tune, engines=ORT)
     assert not asked
-    hard = a_ladder(bundle, tmp_path / "hard", Bounds(map_js=1e-9))
+    hard = a_ladder(eca_bundle, tmp_path / "hard", Bounds(map_js=1e-9))
     hard.climb(5.0, tune, engines=ORT)
     assert len(asked) == 1
     rungs = [step.rung for step in hard.steps]
@@ -129,7 +104,7 @@ def test_fine_tuning_is_the_last_rung_and_is_asked_for_when_needed_alone(
 
 
 def test_a_rung_whose_toolchain_fails_is_told_and_passed_over(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    eca_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = module.quantize_for
 
@@ -139,7 +114,7 @@ def test_a_rung_whose_toolchain_fails_is_told_and_passed_over(
         return original(engine, source, folder, inputs, plan)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "quantize_for", fails)
-    ladder = a_ladder(bundle, tmp_path / "s", Bounds(map_js=1e-9))
+    ladder = a_ladder(eca_bundle, tmp_path / "s", Bounds(map_js=1e-9))
     ladder.climb(5.0, engines=("openvino",))
     failed = next(step for step in ladder.steps if step.rung == "full bias")
     assert (failed.failure, failed.kept, failed.is_inside) == ("not today", False, False)
@@ -148,8 +123,8 @@ def test_a_rung_whose_toolchain_fails_is_told_and_passed_over(
     assert rungs[:5] == ["branch float", "all int8", "full bias", "SmoothQuant 0.15", "SmoothQuant 0.5"]
 
 
-def test_what_each_rung_keeps_in_float(bundle: Bundle) -> None:
-    model = onnx.load(bundle.file(bundle.artefact("onnxruntime", "float")))
+def test_what_each_rung_keeps_in_float(eca_bundle: Bundle) -> None:
+    model = onnx.load(eca_bundle.file(eca_bundle.artefact("onnxruntime", "float")))
     block = "backbone.stages.2.3"
     of_block = {node.name for node in model.graph.node if f"{path_of(node.name)}.".startswith(f"{block}.")}
     of_attention = {name for name in of_block if f"{block}.attention" in name}

@@ -160,7 +160,8 @@ def test_whose_weights_a_run_came_from_is_known_when_its_teacher_is_gone(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     train(small(photos, model="efficientnet-lite0", attention="none", epochs=1), "teacher", progress=False)
-    train(small(photos, epochs=1, teacher="teacher"), "student", progress=False)
+    features = train(small(photos, epochs=1, teacher="teacher", distill="dist+mgd"), "student", progress=False)
+    assert features.metrics["mgd"] > 0, "the pretrained teacher shows its features too"
     shutil.rmtree("teacher")
     monkeypatch.chdir("/")
     (told,) = weights_attributions(tmp_path / "student")
