@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,13 +101,16 @@ class Pictures:
         """
         import numpy as np
 
+        from edgeattn.datasets.labelled import class_folders, labelled_pictures
         from edgeattn.datasets.targets import check_targets, open_targets
         from edgeattn.imaging import list_pictures
 
-        if not root.is_dir():
-            raise DataError(f"{root} is no folder; give one that holds class folders, or pictures")
-        folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
-        listed = _labelled(root, folders, spec) if folders else [(path, None) for path in list_pictures(root)]
+        listed: list[tuple[Path, int | None]]
+        if root.is_dir() and not class_folders(root):
+            listed = [(path, None) for path in list_pictures(root)]
+        else:
+            others = {NONE: -1, spec.rejection.label: -1} if spec.rejection else None
+            listed = [(sample.path, sample.label) for sample in labelled_pictures(root, spec.labels, others)]
         if not listed:
             raise DataError(f"{root} holds no pictures; give a folder of class folders, or of pictures")
         self._listed = [listed[i] for i in np.random.default_rng(0).permutation(len(listed))]
@@ -134,27 +137,6 @@ class Pictures:
             yield (picture, label) if where is None else (picture, label, where)
         if not self.names:
             raise DataError(f"none of the {len(self.skipped)} pictures can be read; the first: {self.skipped[0][1]}")
-
-
-def _labelled(root: Path, folders: Sequence[Path], spec: Spec) -> list[tuple[Path, int | None]]:
-    """Pictures of class folders with the index of the label that the folder is named after; -1: none of them."""
-    from edgeattn.datasets.folder import ready_parts
-    from edgeattn.imaging import list_pictures
-
-    if parts := ready_parts(root):
-        held = " or ".join(str(path) for path in parts.values())
-        raise DataError(f"{root} is split into parts; give one of them: --data {held}")
-    places = {label: i for i, label in enumerate(spec.labels)}
-    if spec.rejection:
-        places = {NONE: -1, spec.rejection.label: -1} | places
-    for folder in sorted(folders):
-        if folder.name not in places:
-            held = ", ".join(sorted(f.name for f in folders))
-            raise DataError(
-                f"{root} has a folder '{folder.name}', which is no label of the bundle; folders: {held}; "
-                f"labels: {', '.join(places)}"
-            )
-    return [(path, places[folder.name]) for folder in sorted(folders) for path in list_pictures(folder)]
 
 
 def table(report: Report) -> Table:
