@@ -17,7 +17,9 @@ import numpy as np
 from onnx import ModelProto
 
 from edgeattn.bundle import Bundle, sha256
-from edgeattn.deploy.calibration import Calibration
+from edgeattn.datasets.labelled import labelled_pictures
+from edgeattn.datasets.splits import stratified_sample
+from edgeattn.deploy.calibration import FEWEST, PICTURES, Calibration, draw
 from edgeattn.deploy.export import GOLDEN_PICTURES, Deployed, export, recipe_digest, to_onnx
 from edgeattn.deploy.ladder import Ladder
 from edgeattn.deploy.quantize import Quantized, quantize
@@ -30,7 +32,8 @@ from edgeattn.nn.attention import EMPTY
 from edgeattn.nn.model import LITE
 from edgeattn.spec import to_json
 from edgeattn.timing.bar import progress_bar
-from edgeattn.train.loader import TrainingData
+from edgeattn.train.augment import Augment
+from edgeattn.train.loader import FolderViews, PictureFiles, TrainingData
 from edgeattn.train.loop import answers, train, views_per_second
 from edgeattn.train.recipe import Recipe, load_recipe
 from edgeattn.train.runs import Trained, load_run, weights_attributions
@@ -228,6 +231,23 @@ def quantize_run(
         bundle, pictures, data.validation, provenance=told, minutes=minutes, tune=tuned if tune else None,
         memory=folder / "ladder.jsonl", progress=progress,
     )  # fmt: skip
+
+
+def outside_data(bundle: Bundle, pictures: Path) -> TrainingData:
+    """Pictures for a bundle from elsewhere: two of seven to calibrate on (`calibration.PICTURES` at most), the rest to measure on.
+
+    Raises:
+        DataError: names that are no labels of the bundle, or too few pictures.
+    """
+    labels = bundle.spec.labels
+    samples = labelled_pictures(pictures, labels)
+    some = stratified_sample(samples, max(FEWEST, min(PICTURES, 2 * len(samples) // 7)), seed=0)
+    taken = {sample.path for sample in some}
+    rest = PictureFiles([sample for sample in samples if sample.path not in taken])
+    root = pictures if pictures.is_dir() else pictures.parent
+    return TrainingData(
+        labels, FolderViews(some, bundle.spec.input, Augment()), rest, calibration=draw(some, labels, root)
+    )
 
 
 def _calibration(data: TrainingData) -> Calibration:

@@ -14,6 +14,7 @@ from edgeattn.cli.compile import compile_
 from edgeattn.cli.demo import demo
 from edgeattn.cli.doctor import doctor
 from edgeattn.cli.export import export
+from edgeattn.cli.importing import import_
 from edgeattn.cli.info import info
 from edgeattn.cli.lint import lint
 from edgeattn.cli.make import make
@@ -37,6 +38,7 @@ app = typer.Typer(
 for verb in (demo, make, train, export, quantize, sensitivity, verify, run, profile, attentions, lint, info, doctor):
     app.command()(verb)
 app.command(name="compile")(compile_)
+app.command(name="import")(import_)
 
 
 def _version(wanted: bool) -> None:

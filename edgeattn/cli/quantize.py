@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from edgeattn.cli.common import console, need_training, say, write_json
+from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
     from edgeattn.deploy.ladder import Step
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
 def quantize(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder.")],
     *,
-    run: Annotated[Path, typer.Option(help="The run that it was exported from: names the pictures and their split.")],
+    run: Annotated[
+        Path | None, typer.Option(help="The run that it was exported from: names the pictures and their split.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a bundle from elsewhere: class folders, or a .csv of file and index; two of seven calibrate."
+        ),
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="Manifest of a calibration set; default: drawn from the run's training split.")
     ] = None,
@@ -49,18 +58,27 @@ def quantize(
     from edgeattn.train.recipe import load_recipe
     from edgeattn.train.runs import load_run
     from edgeattn.train.sources import open_data
-    from edgeattn.workflow import qat_recipe, quantize_run
+    from edgeattn.workflow import outside_data, qat_recipe, quantize_run
 
+    if (run is None) == (data is None):
+        raise DataError(
+            "quantize needs pictures: give --run RUN (what it was exported from), or --data for another bundle"
+        )
+    if data and qat:
+        raise DataError("--qat fine-tunes the run that a bundle comes from; give --run in place of --data")
     loaded = load(bundle)
     chosen = read(calibration) if calibration else None
-    recipe = qat_recipe(load_run(run), qat) if qat else load_recipe(run)
-    data = open_data(recipe, run)
-    made = quantize_run(
-        loaded, data, run, chosen, minutes=minutes, progress=True,
-        tune=(lambda: train(recipe, run / "qat", data=data, resume=resume)) if qat else None,
-    )  # fmt: skip
+    tune = None
+    if data:
+        held, folder = outside_data(loaded, data), loaded.path.with_suffix(".int8")
+    else:
+        assert run
+        recipe, folder = qat_recipe(load_run(run), qat) if qat else load_recipe(run), run
+        held = open_data(recipe, run)
+        tune = (lambda: train(recipe, folder / "qat", data=held, resume=resume)) if qat else None
+    made = quantize_run(loaded, held, folder, chosen, minutes=minutes, progress=True, tune=tune)
     if chosen is None:
-        say(f"calibration set: {run / 'calibration.toml'}")
+        say(f"calibration set: {folder / 'calibration.toml'}")
     if made.steps:
         console.print(ladder_table(made.steps))
     console.print(table(made.report))

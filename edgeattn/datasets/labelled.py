@@ -1,7 +1,7 @@
 """Pictures for a model whose labels are known already: class folders named after labels, or a table of files.
 
 PHOTOS/apple/1.jpg        the folder's name is one of the labels
-images.csv                columns `file` (relative to the table) and `index` (place in the labels) or `label`
+images.csv                columns `file` (in folder images/, else beside the table) and `index` (place in the labels) or `label`
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def _table(table: Path, places: Mapping[str, int], count: int) -> list[Sample]:
             rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table} cannot be read as a table ({error})") from error
+    own = table.with_suffix("")
+    root = own if own.is_dir() else table.parent
     samples = []
     for line, row in enumerate(rows, 2):
         file, index, label = row.get("file"), row.get("index"), row.get("label")
@@ -69,5 +71,5 @@ def _table(table: Path, places: Mapping[str, int], count: int) -> list[Sample]:
         place = places.get(label) if label else int(index) if index and index.isdecimal() else None
         if place is None or place >= count:
             raise DataError(f"{table}, line {line}: '{label or index}' is none of the {count} labels")
-        samples.append(Sample(table.parent / file, place))
+        samples.append(Sample(root / file, place))
     return samples

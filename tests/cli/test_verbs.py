@@ -16,6 +16,7 @@ import pytest
 from edgeattn import cli
 from edgeattn._cv2 import cv2
 from edgeattn.bundle import load
+from edgeattn.deploy import calibration
 
 Typed = tuple[int, str, str]
 
@@ -102,6 +103,20 @@ def test_train_export_step_by_step(
     assert "differs from torch by" in printed
     assert f"edgeattn lint {tmp_path / 'run.edgeattn'}" in printed
     assert load(tmp_path / "run.edgeattn").spec.labels == ("blue", "green", "red")
+    code, printed, err = typed(capsys, monkeypatch, "quantize", tmp_path / "run.edgeattn")
+    assert (code, "--run RUN" in err, "--data" in err) == (2, True, True)
+    outside = (
+        "quantize",
+        tmp_path / "run.edgeattn",
+        "--data",
+        photos,
+        "--minutes",
+        "0",
+    )  # as for a bundle from elsewhere
+    code, printed, _ = typed(capsys, monkeypatch, *outside)
+    assert code in (1, 3), "two epochs teach nothing, and 58 pictures cannot tell"
+    assert len(calibration.read(tmp_path / "run.int8" / "calibration.toml")) == 32
+    assert load(tmp_path / "run.edgeattn").provenance["calibration"]["pictures"] == 32
 
 
 def bad(photos: Path, tmp_path: Path, case: str) -> tuple[tuple[str | Path, ...], str]:

@@ -1,0 +1,100 @@
+"""`edgeattn import`: somebody else's classifier becomes a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from edgeattn.cli.common import console, say, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgeattn.deploy.importing import Tried
+
+
+CHANCE = 1.5
+"""Times the right answers of guessing below which something is wrong."""
+
+
+def import_(
+    model: Annotated[Path, typer.Argument(help="A classifier's .onnx file.")],
+    *,
+    data: Annotated[
+        Path, typer.Option(help="Class folders named after labels, or a .csv of file and index (or label).")
+    ],
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Names of the classes in the model's order: a file, a line each, or joined by commas."),
+    ] = None,
+    normalise: Annotated[
+        str,
+        typer.Option(help="imagenet, 0..1, -1..1, 0..255; default: what the file says, else found on the pictures."),
+    ] = "",
+    channels: Annotated[str, typer.Option(help="rgb or bgr; default: likewise.")] = "",
+    imgsz: Annotated[int | None, typer.Option(help="Side of the input, where the file leaves it open.")] = None,
+    crop: Annotated[float, typer.Option(help="Central crop, as in 0.875 for 224 of 256.")] = 1.0,
+    out: Annotated[Path | None, typer.Option(help="The bundle; default: MODEL.edgeattn beside it.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
+) -> None:
+    """Make a bundle of an ONNX classifier from elsewhere, checked through both engines, so that it runs like our own.
+
+    How it wants its pictures is read from the file (ultralytics, Model API), or found by trying what gives most right answers.
+    """
+    import numpy as np
+
+    from edgeattn.datasets.folder import natural
+    from edgeattn.datasets.labelled import class_folders, labelled_pictures
+    from edgeattn.deploy.importing import TRIED, import_onnx, read_labels
+    from edgeattn.imaging import read_picture
+    from edgeattn.spec import to_json
+
+    names = read_labels(labels) if labels else ()
+    if not names and data.is_dir():
+        names = told_by(model) or tuple(sorted((folder.name for folder in class_folders(data)), key=natural))
+        say(f"labels: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
+    samples = labelled_pictures(data, names)
+    chosen = np.random.default_rng(0).permutation(len(samples))[:TRIED]
+    pictures = [(read_picture(samples[i].path), samples[i].label) for i in chosen]
+    found = import_onnx(
+        model, out or model.with_suffix(".edgeattn"), pictures, labels=names, normalisation=normalise, channels=channels,
+        imgsz=imgsz, crop=crop,
+    )  # fmt: skip
+    if found.tried:
+        console.print(_table(found.tried, len(pictures)))
+        if found.tried[0].top1 < CHANCE / len(found.bundle.spec.labels):
+            say("hardly better than guessing: are the labels in the order of the model's outputs?")
+    for engine, why in (found.failures or {}).items():
+        say(f"{engine} cannot run it: {why}")
+    for artefact in found.bundle.artefacts:
+        gate = artefact.gates["parity"]
+        say(
+            f"{artefact.engine}: differs from {gate['against']} by {gate['difference']:.1e} of the range, {gate['verdict']}"
+        )
+    write_json(
+        json,
+        {"schema": "edgeattn.import/1", "bundle": str(found.bundle.path), "tried": to_json(found.tried),
+         "failures": dict(found.failures or {}), "spec": to_json(found.bundle.spec)},
+    )  # fmt: skip
+    say(f"next:  edgeattn quantize {found.bundle.path} --data {data}")
+
+
+def told_by(model: Path) -> tuple[str, ...]:
+    """The labels that a file names itself."""
+    import onnx
+
+    from edgeattn.deploy.importing import metadata
+
+    return metadata(onnx.load(model, load_external_data=False)).labels if model.is_file() else ()
+
+
+def _table(tried: Sequence[Tried], pictures: int) -> Table:
+    table = Table("normalisation", "channels", "top-1 %", box=None, pad_edge=False, header_style="bold")
+    for i, one in enumerate(tried):
+        table.add_row(one.normalisation, one.channels, f"{100 * one.top1:.1f}", style="bold green" if i == 0 else "dim")
+    table.caption = f"tried on {pictures} pictures; the first is taken"
+    table.caption_justify = "left"
+    return table
