@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from edgeattn.cli.common import console, need_training, say, write_json
+from edgeattn.cli.prices import print_whole
 from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def quantize(
     if chosen is None:
         say(f"calibration set: {folder / 'calibration.toml'}")
     if made.steps:
-        console.print(ladder_table(made.steps))
+        print_whole(ladder_table(made.steps))
     console.print(table(made.report))
     write_json(json, made.report.json() | {"ladder": [step.json() for step in made.steps]})
     console.print(f"next:  edgeattn run {made.bundle.path} --source 0", markup=False)
@@ -89,7 +90,7 @@ def quantize(
 
 def ladder_table(steps: Sequence[Step]) -> Table:
     """What was tried on the ladder: a row each, what was kept in bold."""
-    table = Table(title="the ladder", title_justify="left")
+    table = Table(title="the ladder", title_justify="left", box=None, pad_edge=False)
     for name in ("engine", "rung", "new in"):
         table.add_column(name, no_wrap=True)
     for name in ("top-1", "maps, rank", "of bound", "time"):

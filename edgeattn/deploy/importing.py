@@ -179,9 +179,9 @@ def metadata(model: onnx.ModelProto) -> Metadata:
         DataError: it is a model for another task.
     """
     held = {entry.key: entry.value for entry in model.metadata_props}
-    if held.get("author") == "Ultralytics":
-        if held.get("task") != "classify":
-            raise DataError(f"this is a model of ultralytics to {held.get('task')}; this version imports classifiers")
+    if {"task", "names", "imgsz"} <= held.keys():
+        if held["task"] != "classify":
+            raise DataError(f"this is a model of ultralytics to {held['task']}; this version imports classifiers")
         names = ast.literal_eval(held["names"])
         return Metadata(tuple(names[i] for i in sorted(names)), "0..1", "rgb", ast.literal_eval(held["imgsz"])[0])
     api = {key.removeprefix("model_info "): value for key, value in held.items() if key.startswith("model_info ")}
