@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import tiny
 from skips import pytest_addoption, pytest_configure  # noqa: F401  the hooks of `--check-skips`
 
 from edgeattn.bundle import Bundle
+
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    # A core each: processes whose threads share the cores wait for one another more than they compute.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.fixture(scope="session")

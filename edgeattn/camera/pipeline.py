@@ -15,6 +15,7 @@ from edgeattn.bundle import Bundle
 from edgeattn.camera.slot import Capture
 from edgeattn.camera.source import Frame, Source
 from edgeattn.engines import Engine, open_engine
+from edgeattn.engines.certify import Certificate, open_certified
 from edgeattn.engines.choose import choose
 from edgeattn.errors import EngineError
 from edgeattn.imaging import prepare
@@ -65,6 +66,7 @@ class Pipeline:
         *,
         engine: str | None = None,
         precision: str | None = None,
+        device: str = "CPU",
         threads: int | None = None,
         maps: bool = False,
         smooth: bool = False,
@@ -78,6 +80,7 @@ class Pipeline:
             source: where the frames come from.
             engine: `onnxruntime` or `openvino`; what is not given is chosen by speed on this machine.
             precision: `float` or `int8`, likewise.
+            device: CPU, or another of OpenVINO's, which is used if its answers are the CPU's (see `engines.certify`).
             threads: threads that compute one inference.
             maps: give the attention maps.
             smooth: hold the answer steady over frames, for sources whose frames follow each other in time.
@@ -86,7 +89,9 @@ class Pipeline:
         """
         self.bundle, self.source, self.maps = bundle, source, maps
         self._engine, self._precision, self._threads = engine, precision, threads
-        self._opened_engine = opened_engine
+        self._device, self._opened_engine = device.upper(), opened_engine
+        self.certificate: Certificate | None = None
+        """What the device answered; None: the CPU."""
         self._clock = clock
         self._smoother = Smoother(bundle.spec) if smooth else None
         self._frames: Source | Capture | None = None
@@ -151,6 +156,13 @@ class Pipeline:
         if self._opened_engine is not None:
             return self._opened_engine, _line(self._opened_engine)
         engine, precision, line = self._engine, self._precision, ""
+        if self._device != "CPU":
+            if engine not in (None, "openvino"):
+                raise EngineError(f"{self._device} is reached by openvino, not by {engine}; leave out --engine")
+            opened, self.certificate, line = open_certified(
+                self.bundle, self._device, precision=precision, maps=self.maps
+            )
+            return opened, line
         options: dict[str, Any] = {"threads": self._threads, "maps": self.maps}
         if engine is None or precision is None:
             choice = choose(self.bundle, engine=engine, precision=precision, **options)

@@ -1,33 +1,40 @@
-"""`edgeattn compile`: a bundle for an NPU, by its own compiler, executed in its simulator."""
+"""`edgeattn compile`: a bundle for an NPU, by its own compiler and simulator, or as its compiler wants it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeattn.cli.common import say, write_json
+from edgeattn.cli.common import need_training, say, write_json
 from edgeattn.errors import NameNotFoundError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edgeattn.bundle import Bundle
+    from edgeattn.deploy.recipes import Input
+
 SCHEMA = "edgeattn.compile/1"
-TARGETS = ("qualcomm",)
+TARGETS = ("qualcomm", "intel")
 
 
 def compile_(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder.")],
     *,
-    target: Annotated[str, typer.Option(help="qualcomm.")] = "qualcomm",
-    chip: Annotated[str, typer.Option(help="sm8450, sm8550, sm8650, sm8750 or x-elite.")] = "sm8550",
+    target: Annotated[str, typer.Option(help="qualcomm or intel.")] = "qualcomm",
+    chip: Annotated[str, typer.Option(help="Of qualcomm: sm8450, sm8550, sm8650, sm8750 or x-elite.")] = "sm8550",
     calibration: Annotated[
         Path | None,
-        typer.Option(help="Manifest of a calibration set; default: half of the bundle's golden inputs."),
+        typer.Option(help="Manifest of a calibration set; default (qualcomm): half of the bundle's golden inputs."),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
 ) -> None:
     """Compile a bundle for an NPU and check the compiled model's answers in the toolchain's simulator.
 
-    It joins the bundle only if the whole graph is one node and the answers differ from float's by less than 3 %.
+    qualcomm: it joins the bundle only if the whole graph is one node and the answers differ from float's by less than 3 %.
+    intel: a file that the device compiles when it is first opened there, and is used once its answers are the CPU's.
     """
     from edgeattn.bundle import load
     from edgeattn.deploy.calibration import read
@@ -39,6 +46,9 @@ def compile_(
         raise NameNotFoundError("target", target, TARGETS)
     loaded = load(bundle)
     inputs = [prepare(picture, loaded.spec.input) for picture in read(calibration).pictures()] if calibration else []
+    if target == "intel":
+        _intel(loaded, inputs, json)
+        return
     made = compile_qualcomm(loaded, inputs, chip=chip)
     gate = made.artefact.gates["simulated"]
     nodes = (
@@ -53,6 +63,29 @@ def compile_(
     write_json(
         json, {"schema": SCHEMA, "bundle": str(loaded.path), "artefact": to_json(made.artefact), "log": made.log}
     )
+    _end(loaded, gate)
+
+
+def _intel(bundle: Bundle, inputs: Sequence[Input], json: Path | None) -> None:
+    """Quantize for Intel's NPU, which compiles when it first opens the file."""
+    need_training("edgeattn compile --target intel")
+    from edgeattn.deploy.npu.intel import prepare_intel
+    from edgeattn.spec import to_json
+
+    made = prepare_intel(bundle, inputs)
+    gate = made.artefact.gates["golden"]
+    share = 100 * gate["golden_agreement"]
+    say(
+        f"{made.artefact.file}: int8, activations per tensor; it gives the maker's answer on {share:.0f} % "
+        f"of {gate['n']} golden inputs (at least {100 * gate['bound']:.0f} %): {gate['verdict']}; {gate['where']}"
+    )
+    write_json(json, {"schema": SCHEMA, "bundle": str(bundle.path), "artefact": to_json(made.artefact), "log": ""})
+    _end(bundle, gate)
+    say(f"next, on the box:  edgeattn run {bundle.path} --device NPU")
+
+
+def _end(bundle: Bundle, gate: Mapping[str, Any]) -> None:
+    """Exit with 1 where the gate was not passed."""
     if gate["verdict"] != "passed":
-        say(f"{loaded.path} is as it was; its other files work")
+        say(f"{bundle.path} is as it was; its other files work")
         raise typer.Exit(1)

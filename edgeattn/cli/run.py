@@ -33,6 +33,9 @@ def run(
     ] = "0",
     engine: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: the fastest here.")] = None,
     precision: Annotated[str | None, typer.Option(help="float or int8; default: the fastest here.")] = None,
+    device: Annotated[
+        str, typer.Option(help="CPU, or NPU or GPU (OpenVINO's): used once its answers are checked against the CPU's.")
+    ] = "CPU",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute one inference.")] = None,
     maps: Annotated[bool | None, typer.Option(help="Give attention maps; default: where something is drawn.")] = None,
     sink: Annotated[
@@ -64,6 +67,7 @@ def run(
         opened,
         engine=engine,
         precision=precision,
+        device=device,
         threads=threads,
         maps=maps and bool(loaded.spec.maps),
         smooth=not isinstance(opened, Folder),
@@ -156,6 +160,8 @@ def _live(
 def _report(live: Live, pipeline: Pipeline) -> dict[str, Any]:
     import psutil
 
+    from edgeattn.spec import to_json
+
     engine = pipeline.engine
     return {
         "schema": SCHEMA,
@@ -164,6 +170,7 @@ def _report(live: Live, pipeline: Pipeline) -> dict[str, Any]:
         "engine": engine.name,
         "precision": engine.precision,
         "executed_precision": engine.executed_precision,
+        "device": dict(engine.details) | {"certificate": to_json(pipeline.certificate)},
         "threads": engine.threads,
         "maps": pipeline.maps,
         **live.record.report(),

@@ -92,6 +92,9 @@ class Plan:
     """SmoothQuant's alpha at convolutions, which moves range from activations to weights; None: not done."""
     layers: tuple[str, ...] = ()
     """Single layers that stay in float, by name."""
+    per_tensor: bool = False
+    """NNCF's rules for Intel's NPU, with one range for all channels of every activation: by default it gives those of a
+    depthwise convolution a range a channel, which that device computes in software, at half the speed."""
 
     @classmethod
     def of(cls, recipe: Mapping[str, Any]) -> Plan:
@@ -262,6 +265,7 @@ def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input], plan:
         AdvancedQuantizationParameters,
         AdvancedSmoothQuantParameters,
         OverflowFix,
+        QuantizationParameters,
     )
 
     model = openvino_core().read_model(source)
@@ -269,11 +273,14 @@ def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input], plan:
     advanced = AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE)
     if plan.smooth is not None:
         advanced.smooth_quant_alphas = AdvancedSmoothQuantParameters(convolution=plan.smooth, matmul=plan.smooth)
+    if plan.per_tensor:
+        advanced.activations_quantization_params = QuantizationParameters(per_channel=False)
     quantized = nncf.quantize(
         model,
         nncf.Dataset(list(inputs)),
         preset=nncf.QuantizationPreset.PERFORMANCE,
         subset_size=len(inputs),
+        target_device=nncf.TargetDevice.NPU if plan.per_tensor else nncf.TargetDevice.ANY,
         fast_bias_correction=plan.bias == "fast",
         model_type=None if plan.smooth is None else nncf.ModelType.TRANSFORMER,  # without it nothing is smoothed
         ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
@@ -287,6 +294,7 @@ def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input], plan:
         "preset": "performance",
         "bias_correction": plan.bias,
         "smooth_quant": plan.smooth,
+        "activations": "per tensor" if plan.per_tensor else "per channel at depthwise convolutions",
         "overflow_fix": "enable",
         "float_nodes": len(kept),
         "float_types": list(ATTENTION_OV),

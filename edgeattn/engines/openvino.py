@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,11 +78,13 @@ class OpenVinoEngine:
             for result, output in zip(model.get_results(), model.outputs, strict=True):
                 if output.any_name not in self._outputs:
                     model.remove_result(result)
+            began = time.monotonic()
             self._compiled: Any = _compile(core, model, device, self._properties(device, hint))
         except EngineError:
             raise
         except Exception as error:
             raise EngineError(f"{file}: openvino {version} cannot compile it ({_line(error)})") from error
+        compile_ms = 1000.0 * (time.monotonic() - began)
         if [given.any_name for given in self._compiled.inputs] != [spec.input.name]:
             raise EngineError(f"{file} does not take '{spec.input.name}' as its one input; export the bundle again")
         self._request: Any = self._compiled.create_infer_request()
@@ -90,6 +94,10 @@ class OpenVinoEngine:
             "device": device,
             "precision_hint": hint,
             "file": file.name,
+            "device_name": _property(core, device, "FULL_DEVICE_NAME"),
+            "driver": _property(core, device, "NPU_DRIVER_VERSION"),
+            "compile_ms": compile_ms,
+            "from_cache": bool(self._compiled.get_property("LOADED_FROM_CACHE")),
         }
 
     def infer(self, image: Array) -> dict[str, Array]:
@@ -113,6 +121,8 @@ class OpenVinoEngine:
     @property
     def executed_precision(self) -> str:
         """As in `int8`, `f32`, `bf16`, `int8+f32`, by the computing layers of the compiled model."""
+        if not self._executed and not self.nodes:
+            self._executed = f"not told by {self.details['device']}"
         if not self._executed:
             self._executed = executed(
                 {name: sum(n for kind, n in kinds.items() if kind in COMPUTING) for name, kinds in self.nodes.items()}
@@ -122,7 +132,9 @@ class OpenVinoEngine:
     @property
     def nodes(self) -> dict[str, dict[str, int]]:
         """As `base.Engine.nodes`."""
-        return _layers(self._compiled)
+        with contextlib.suppress(RuntimeError):  # not every device shows what it made of the graph
+            return _layers(self._compiled)
+        return {}
 
     @property
     def integer_layers(self) -> frozenset[str]:
@@ -164,6 +176,14 @@ def _check_device(core: Any, device: str) -> None:
     if not any(device == name or name.startswith(f"{device}.") for name in held):
         seen = ", ".join(held) or "none"
         raise EngineError(f"device '{device}' is not on this machine; OpenVINO sees: {seen} (is its driver installed?)")
+
+
+def _property(core: Any, device: str, name: str) -> str:
+    """What a device tells of itself; empty where it does not."""
+    try:
+        return str(core.get_property(device, name))
+    except RuntimeError:
+        return ""
 
 
 def _compile(core: Any, model: Any, device: str, properties: dict[str, Any]) -> Any:

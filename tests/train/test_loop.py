@@ -135,6 +135,7 @@ def test_an_unchanged_view_is_the_edges_input(photos: Path) -> None:
     assert x.flatten().tolist() == [-1.0, 0.0, 127 / 128]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than the cores of this process
 def test_views_depend_on_seed_epoch_and_index_alone(photos: Path) -> None:
     data = open_data(small(photos), photos)
     batches = {}

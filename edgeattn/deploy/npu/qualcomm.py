@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from edgeattn.bundle import Bundle, extend
 from edgeattn.deploy.calibration import Reader
+from edgeattn.engines.certify import relative_error
 from edgeattn.errors import DataError, EngineError, NameNotFoundError
 from edgeattn.spec import Artefact
 
@@ -107,11 +108,6 @@ def compile_qualcomm(bundle: Bundle, calibration: Sequence[Array] = (), *, chip:
             if gate["verdict"] == "passed":
                 return Compiled(extend(bundle, (artefact,), {"qualcomm.onnx": folder / "context.onnx"}), artefact, log)
     return Compiled(bundle, artefact, log)
-
-
-def relative_error(found: Array, wanted: Array) -> float:
-    """Length of the difference over the length of what was wanted; argmax agrees even at a quarter."""
-    return float(np.linalg.norm(found.astype(np.float64) - wanted) / max(float(np.linalg.norm(wanted)), 1e-12))
 
 
 def _judge(errors: Mapping[str, float], told: Mapping[str, Any], output: str, n: int) -> dict[str, Any]:

@@ -1,0 +1,180 @@
+"""A device other than the processor is used once its answers are known to be right.
+
+Compilers of NPUs accept models that they then compute wrongly, and say nothing. So before a device's first frame its answers
+on the bundle's golden inputs are held against the processor's, of the same file; the certificate is kept, and made anew when
+the model, the device, its driver or OpenVINO changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeattn.bundle import Bundle
+from edgeattn.engines import open_artefact
+from edgeattn.engines.base import Engine, cache_dir, wanted_outputs
+from edgeattn.errors import BundleError, EngineError
+from edgeattn.spec import Artefact, from_json, to_json
+
+BOUND = 0.03
+"""Greatest relative error of any output that passes: half precision stays far below, a wrong operator far above."""
+
+OpenOn = Callable[[Bundle, Artefact, str, bool], Engine]
+"""Opens an artefact on a device, with its maps or without."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a device answered."""
+
+    device: str
+    """Name that it goes by, as in NPU."""
+    name: str
+    """Its full name."""
+    driver: str
+    """Its driver's version; empty where it tells none."""
+    precision: str
+    """Precision of the file."""
+    errors: Mapping[str, float]
+    """By output: length of the difference to the processor's answers over their length."""
+    agreement: float
+    """Share of golden inputs with the same best class."""
+    n: int
+    """Golden inputs."""
+    verdict: str
+    """passed or failed."""
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The output that differs most, and how much."""
+        return max(self.errors.items(), key=lambda item: item[1])
+
+
+def open_certified(
+    bundle: Bundle, device: str, *, precision: str | None = None, maps: bool = False, open_on: OpenOn | None = None
+) -> tuple[Engine, Certificate, str]:
+    """Open a bundle on a device, if its answers there are right; return the engine, the certificate and a line for people.
+
+    Args:
+        bundle: with golden inputs.
+        device: OpenVINO's name, as in NPU or GPU.
+        precision: `float` or `int8`; None: the file made for the device, else int8 if it passed its gates, else float.
+        maps: give the attention maps.
+        open_on: opens an artefact on the device; for tests and devices of other makers.
+
+    Raises:
+        BundleError: no such artefact, or no golden inputs to prove it on.
+        EngineError: the device is not there, does not take the model, or answers wrongly.
+    """
+    artefact = _artefact(bundle, device, precision)
+    golden = bundle.golden()
+    if not golden:
+        raise BundleError(
+            f"{bundle.path} has no golden inputs to check {device} on; export it anew, or run it on the CPU"
+        )
+    with contextlib.ExitStack() as stack:
+        opened = (open_on or _open_openvino)(bundle, artefact, device, maps)
+        stack.callback(opened.close)
+        file = _file(bundle, artefact, opened, maps)
+        certificate, when = _read(file), "as it did before"
+        if certificate is None:
+            certificate, when = _compare(bundle, artefact, opened, golden["inputs"], maps), "checked now"
+            _write(file, certificate)
+        output, worst = certificate.worst
+        told = f"{device} ({certificate.name}) differs from the CPU by {100 * worst:.2g} % on {certificate.n} golden inputs"
+        if certificate.verdict != "passed":
+            raise EngineError(
+                f"{bundle.path}: {told} ('{output}'; {100 * BOUND:.0f} % is allowed): it computes {artefact.file} wrongly. "
+                "Run it with --device CPU, or try another driver"
+            )
+        stack.pop_all()
+    return opened, certificate, f"openvino {artefact.precision} on {told}, {when}{_compiled(opened)}"
+
+
+def relative_error(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """Length of the difference over the length of what was wanted; argmax agrees even at a quarter."""
+    error = np.linalg.norm(found.astype(np.float64) - wanted) / max(float(np.linalg.norm(wanted)), 1e-12)
+    return float(error) if np.isfinite(error) else float("inf")
+
+
+def _artefact(bundle: Bundle, device: str, precision: str | None) -> Artefact:
+    own = [a for a in bundle.artefacts if a.engine == "openvino" and a.target == device.lower()]
+    others = [a for a in bundle.artefacts if a.engine == "openvino" and a.target == "cpu"]
+    order = sorted(others, key=lambda a: not (a.precision == "int8" and a.verdict == "passed"))
+    for artefact in [*own, *order]:
+        if precision in (None, artefact.precision):
+            return artefact
+    raise BundleError(f"{bundle.path} holds no OpenVINO file{f' in {precision}' if precision else ''} for {device}")
+
+
+def _open_openvino(bundle: Bundle, artefact: Artefact, device: str, maps: bool) -> Engine:
+    from edgeattn.engines.openvino import OpenVinoEngine
+
+    file = bundle.file(artefact)
+    return OpenVinoEngine(file, bundle.spec, precision=artefact.precision, maps=maps, device=device, hint="f16")
+
+
+def _compare(
+    bundle: Bundle, artefact: Artefact, opened: Engine, inputs: NDArray[np.generic], maps: bool
+) -> Certificate:
+    processor = open_artefact(bundle, replace(artefact, target="cpu"), maps=maps)
+    try:
+        theirs = [opened.infer(inputs[i : i + 1]) for i in range(len(inputs))]
+        ours = [processor.infer(inputs[i : i + 1]) for i in range(len(inputs))]
+    finally:
+        processor.close()
+    names = wanted_outputs(bundle.spec, maps=maps)
+    found, wanted = ({name: np.concatenate([row[name] for row in rows]) for name in names} for rows in (theirs, ours))
+    errors = {name: relative_error(found[name], wanted[name]) for name in names}
+    answers = (values[bundle.spec.output].reshape(len(inputs), -1).argmax(1) for values in (found, wanted))
+    told = opened.details
+    return Certificate(
+        device=str(told["device"]),
+        name=str(told.get("device_name") or told["device"]),
+        driver=str(told.get("driver", "")),
+        precision=artefact.precision,
+        errors=errors,
+        agreement=float(np.mean(np.equal(*answers))),
+        n=len(inputs),
+        verdict="passed" if max(errors.values()) <= BOUND else "failed",
+    )
+
+
+def _compiled(engine: Engine) -> str:
+    if "compile_ms" not in engine.details:
+        return ""
+    how = "taken from the cache" if engine.details.get("from_cache") else "compiled"
+    return f"; {how} in {engine.details['compile_ms']:.0f} ms"
+
+
+def _file(bundle: Bundle, artefact: Artefact, engine: Engine, maps: bool) -> Path | None:
+    """Where the certificate is kept: a name for the model, the device, the driver and OpenVINO."""
+    told = [str(engine.details.get(key, "")) for key in ("device", "device_name", "driver", "version")]
+    what = json.dumps([bundle.digest(), artefact.file, maps, BOUND, *told])
+    folder = cache_dir()
+    return folder / "certificates" / f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.json" if folder else None
+
+
+def _read(file: Path | None) -> Certificate | None:
+    with contextlib.suppress(OSError, ValueError):  # not there, or not ours any more: compared again
+        return from_json(Certificate, json.loads(file.read_text(encoding="utf-8"))) if file else None
+    return None
+
+
+def _write(file: Path | None, certificate: Certificate) -> None:
+    if file is None:
+        return
+    with contextlib.suppress(OSError):  # a box with a read-only disk compares at every start
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f".{file.name}.{os.getpid()}")
+        partial.write_text(json.dumps(to_json(certificate), indent=1), encoding="utf-8")
+        partial.replace(file)

@@ -1,0 +1,50 @@
+"""The file for Intel's NPU: what of it differs, and what it answers on a processor; no such device is at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import disc_ladder
+import pytest
+
+from edgeattn.bundle import Bundle, extend, load
+from edgeattn.deploy.npu.intel import PLAN, prepare_intel
+from edgeattn.deploy.recipes import DEFAULT_PLAN, quantize_openvino
+from edgeattn.engines.openvino import openvino_core
+from edgeattn.errors import DataError
+from edgeattn.imaging import prepare
+
+
+def ranges_of_depthwise(file: Path) -> list[int]:
+    """How many ranges the activation of each depthwise convolution has."""
+    found = []
+    for op in openvino_core().read_model(file).get_ordered_ops():
+        if op.get_type_name() == "GroupConvolution":
+            source = op.input_value(0).get_node()
+            if source.get_type_name() == "FakeQuantize":
+                found.append(max(source.input_value(1).get_shape(), default=1))
+    return found
+
+
+def test_one_range_for_the_activation_of_a_depthwise_convolution(eca_bundle: Bundle, tmp_path: Path) -> None:
+    inputs = [prepare(picture, eca_bundle.spec.input) for picture in disc_ladder.CALIBRATION]
+    source = eca_bundle.file(eca_bundle.artefact("onnxruntime", "float"))
+    quantize_openvino(source, tmp_path / "plain.xml", inputs, DEFAULT_PLAN)
+    assert max(ranges_of_depthwise(tmp_path / "plain.xml")) > 1
+    quantize_openvino(source, tmp_path / "npu.xml", inputs, PLAN)
+    found = ranges_of_depthwise(tmp_path / "npu.xml")
+    assert len(found) > 10
+    assert set(found) == {1}
+
+
+def test_it_joins_the_bundle_and_says_where_it_was_measured(eca_bundle: Bundle, tmp_path: Path) -> None:
+    bundle = extend(eca_bundle, (), {}, path=tmp_path / "b.edgeattn")
+    inputs = [prepare(picture, bundle.spec.input) for picture in disc_ladder.CALIBRATION]
+    made = prepare_intel(bundle, inputs)
+    (held,) = [a for a in load(bundle.path).artefacts if a.target == "npu"]
+    assert (held.file, held.engine, held.verdict) == ("npu.xml", "openvino", "passed")
+    assert held.gates == made.artefact.gates
+    assert "not measured on the NPU" in held.gates["golden"]["where"]
+    assert held.recipe["activations"] == "per tensor"
+    with pytest.raises(DataError, match="32 others to calibrate on"):
+        prepare_intel(bundle, inputs[:4])
