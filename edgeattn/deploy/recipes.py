@@ -267,8 +267,14 @@ def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input], plan:
         OverflowFix,
         QuantizationParameters,
     )
+    from openvino.passes import ConstantFolding, Manager
 
     model = openvino_core().read_model(source)
+    # The reader of ONNX puts a reshape between a convolution and its bias. NNCF then sees no bias and corrects none, and
+    # OpenVINO computes every depthwise convolution in float.
+    manager = Manager()
+    manager.register_pass(ConstantFolding())
+    manager.run_passes(model)
     kept = float_operations(model, plan)
     advanced = AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE)
     if plan.smooth is not None:

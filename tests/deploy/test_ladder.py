@@ -123,6 +123,14 @@ def test_a_rung_whose_toolchain_fails_is_told_and_passed_over(
     assert rungs[:5] == ["branch float", "all int8", "full bias", "SmoothQuant 0.15", "SmoothQuant 0.5"]
 
 
+def test_every_rung_of_openvino_makes_another_file(eca_bundle: Bundle, tmp_path: Path) -> None:
+    """A rung that changes nothing would be measured, and told, in vain."""
+    ladder = a_ladder(eca_bundle, tmp_path / "s")
+    plans = (Plan(), Plan(bias="full"), Plan(smooth=0.15), Plan(smooth=0.5), Plan(others="int8"))
+    made = {ladder.files("openvino", plan)[1].with_suffix(".bin").read_bytes() for plan in plans}
+    assert len(made) == len(plans)
+
+
 def test_what_each_rung_keeps_in_float(eca_bundle: Bundle) -> None:
     model = onnx.load(eca_bundle.file(eca_bundle.artefact("onnxruntime", "float")))
     block = "backbone.stages.2.3"

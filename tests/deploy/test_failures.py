@@ -1,0 +1,75 @@
+"""Published failures of int8, made again: a gate catches each.
+
+Those that are tested where they belong: an exclusion undone and activations that fall back (test_structure), an exporter that
+changes the answer (test_export), ranges from the wrong pictures (test_quantize), a drop beyond the bound (test_deploy_verify),
+int8 that is slower (test_engines_choose), a device that compiles and answers wrongly (test_engines_certify).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import disc_ladder
+import discs
+import pytest
+from onnxruntime import quantization
+
+from edgeattn.bundle import Bundle, extend
+from edgeattn.deploy.export import export
+from edgeattn.deploy.recipes import quantize_for
+from edgeattn.deploy.results import Result
+from edgeattn.deploy.verify import verify
+from edgeattn.imaging import prepare
+from edgeattn.train import Recipe, train
+
+VALIDATION = discs.pictures(60, seed=3)
+
+
+def int8(bundle: Bundle, engine: str, scratch: Path) -> Result:
+    """What `verify` finds of int8, quantized by default."""
+    inputs = [prepare(picture, bundle.spec.input) for picture in disc_ladder.CALIBRATION]
+    scratch.mkdir()
+    artefact, files = quantize_for(engine, bundle.file(bundle.artefact(engine, "float")), scratch, inputs)
+    trial = extend(bundle, (artefact,), files, path=scratch / "trial.edgeattn")
+    (found,) = [r for r in verify(trial, VALIDATION, engines=[engine]).results if r.precision == "int8"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def lite(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A lite with squeeze-and-excitation: its ImageNet weights are large in one channel and small in the next."""
+    root = tmp_path_factory.mktemp("lite")
+    recipe = Recipe(
+        str(discs.write(root / "photos", 20)),
+        model="lite",
+        attention="se",
+        imgsz=32,
+        epochs=8,
+        lr=0.002,
+        batch_size=16,
+        workers=0,
+    )
+    run = train(recipe, root / "run", progress=False)
+    golden = disc_ladder.CALIBRATION[:8]
+    return export(run.model, root / "lite", labels=run.labels, imgsz=32, pictures=golden, mechanism="se")
+
+
+def test_one_scale_for_all_channels_of_a_weight_moves_the_attention(
+    lite: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights quantized per tensor: the gates of the maps fail, which pass with a scale a channel."""
+    sound = int8(lite, "onnxruntime", tmp_path / "sound")
+    assert (sound.gates["maps"]["verdict"], sound.gates["ranks"]["verdict"]) == ("passed", "passed")
+    original = quantization.quantize_static
+
+    def per_tensor(*args: Any, **options: Any) -> None:
+        original(*args, **options | {"per_channel": False})
+
+    monkeypatch.setattr(quantization, "quantize_static", per_tensor)
+    coarse = int8(lite, "onnxruntime", tmp_path / "coarse")
+    assert (coarse.gates["maps"]["verdict"], coarse.gates["ranks"]["verdict"]) == ("failed", "failed")
+    assert coarse.verdict == "failed"
+    assert coarse.map_js is not None
+    assert sound.map_js is not None
+    assert coarse.map_js > 3 * sound.map_js
