@@ -133,15 +133,7 @@ def import_onnx(
         inputs = np.concatenate([prepare(picture, spec.input) for picture, _ in pictures[:GOLDEN_PICTURES]])
         opened, failures = _open(spec, model, Path(scratch) / "final", stack)
         answers = {name: _logits(engine, spec, inputs) for name, engine in opened.items()}
-    reference = next(iter(answers))
-    expected = answers[reference]
-    gates = {engine: _agreement(given, expected, reference) for engine, given in answers.items()}
-    for engine, gate in gates.items():
-        if gate["verdict"] != "passed":
-            raise GateError(
-                f"{file}: {engine} answers otherwise than {reference} (by {gate['difference']:.1e} of the logits' range, "
-                f"allowed {PARITY:.0e}); nothing was written. One of them computes an operator wrongly: try another opset"
-            )
+    expected, gates = _gates(file, answers)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, inputs=inputs, **{spec.output: expected})  # type: ignore[arg-type]
     files = {"float.onnx": model.SerializeToString(), GOLDEN: buffer.getvalue()}
@@ -371,10 +363,27 @@ def _logits(engine: Engine, spec: Spec, inputs: NDArray[np.generic]) -> NDArray[
     return np.concatenate([value.reshape(1, -1) for value in given]).astype(np.float32)
 
 
-def _agreement(given: NDArray[np.float32], expected: NDArray[np.float32], reference: str) -> dict[str, Any]:
-    difference = float(np.abs(given - expected).max() / max(float(np.ptp(expected)), 1e-6))
-    verdict = "passed" if difference <= PARITY else "failed"
-    return {"verdict": verdict, "difference": difference, "allowed": PARITY, "against": reference, "n": len(given)}
+def _gates(
+    file: Path, answers: Mapping[str, NDArray[np.float32]]
+) -> tuple[NDArray[np.float32], dict[str, dict[str, Any]]]:
+    """The first engine's logits, which are the golden ones, and for each engine how far it is from them.
+
+    Raises:
+        GateError: one of them gives other answers.
+    """
+    reference, expected = next(iter(answers.items()))
+    gates = {}
+    for engine, given in answers.items():
+        difference = float(np.abs(given - expected).max() / max(float(np.ptp(expected)), 1e-6))
+        if not difference <= PARITY:  # not a number is no agreement either
+            raise GateError(
+                f"{file}: {engine} answers otherwise than {reference} (by {difference:.1e} of the logits' range, "
+                f"allowed {PARITY:.0e}); nothing was written. One of them computes an operator wrongly: try another opset"
+            )
+        gates[engine] = {
+            "verdict": "passed", "difference": difference, "allowed": PARITY, "against": reference, "n": len(given)
+        }  # fmt: skip
+    return expected, gates
 
 
 def read_labels(told: str) -> tuple[str, ...]:

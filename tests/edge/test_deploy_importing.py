@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeattn._cv2 import cv2
 from edgeattn.bundle import load
 from edgeattn.cli import main
-from edgeattn.deploy import verify
+from edgeattn.deploy import importing, verify
 from edgeattn.deploy.importing import Labelled, import_onnx, read_labels
 from edgeattn.engines import open_engine
-from edgeattn.errors import DataError, EdgeAttnError
+from edgeattn.errors import DataError, EdgeAttnError, GateError
 from edgeattn.imaging import prepare
 from edgeattn.tasks import decode
 
@@ -163,6 +163,42 @@ def test_a_size_left_open_is_chosen(tmp_path: Path) -> None:
     file = brightness(tmp_path / "m.onnx", size=("h", "w"))
     found = import_onnx(file, tmp_path / "m", bytes_of(shades()), labels=SIDES, imgsz=48, normalisation="0..1")
     assert found.bundle.spec.input.shape == (1, 3, 48, 48)
+
+
+def test_an_old_opset_is_raised(tmp_path: Path) -> None:
+    """Int8 with a scale a channel needs opset 13."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["mean"]),
+            helper.make_node("Gemm", ["mean", "m", "b"], ["logits"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2])],
+        [
+            numpy_helper.from_array(np.array([[-20, 20]] * 3, np.float32), "m"),
+            numpy_helper.from_array(np.array([28, -28], np.float32), "b"),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=4), tmp_path / "m.onnx")
+    found = import_onnx(tmp_path / "m.onnx", tmp_path / "m", bytes_of(shades()), labels=SIDES)
+    assert found.tried[0].normalisation == "0..1"
+    held = onnx.load(found.bundle.path / "float.onnx")
+    assert [entry.version for entry in held.opset_import] == [13]
+
+
+def test_engines_that_differ_make_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where one of them computes an operator wrongly."""
+    original = importing._logits
+
+    def off(engine: Any, spec: Any, inputs: Any) -> Any:
+        return original(engine, spec, inputs) * (1.01 if engine.name == "openvino" else 1.0)
+
+    monkeypatch.setattr(importing, "_logits", off)
+    with pytest.raises(GateError, match="openvino answers otherwise than onnxruntime"):
+        import_onnx(brightness(tmp_path / "m.onnx"), tmp_path / "m", bytes_of(shades()), labels=SIDES)
+    assert not (tmp_path / "m.edgeattn").exists()
 
 
 def test_labels_are_read(tmp_path: Path) -> None:
