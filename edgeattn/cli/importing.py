@@ -47,8 +47,8 @@ def import_(
     import numpy as np
 
     from edgeattn.datasets.folder import natural
-    from edgeattn.datasets.labelled import class_folders, labelled_pictures
-    from edgeattn.deploy.importing import TRIED, import_onnx, read_labels
+    from edgeattn.datasets.labelled import class_folders, labelled_pictures, read_labels
+    from edgeattn.deploy.importing import TRIED, import_onnx
     from edgeattn.imaging import read_picture
     from edgeattn.spec import to_json
 
@@ -86,7 +86,7 @@ def told_by(model: Path) -> tuple[str, ...]:
     """The labels that a file names itself."""
     import onnx
 
-    from edgeattn.deploy.importing import metadata
+    from edgeattn.deploy.foreign import metadata
 
     return metadata(onnx.load(model, load_external_data=False)).labels if model.is_file() else ()
 

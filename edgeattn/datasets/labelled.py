@@ -73,3 +73,26 @@ def _table(table: Path, places: Mapping[str, int], count: int) -> list[Sample]:
             raise DataError(f"{table}, line {line}: '{label or index}' is none of the {count} labels")
         samples.append(Sample(root / file, place))
     return samples
+
+
+def read_labels(told: str) -> tuple[str, ...]:
+    """Labels from a file with a name a line (a table's column `name` or `label`), or from names joined by commas.
+
+    Raises:
+        DataError: the file is empty.
+    """
+    file = Path(told)
+    if not file.is_file():
+        return tuple(name.strip() for name in told.split(",") if name.strip())
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise DataError(f"{file} names no classes; write a name a line")
+    if file.suffix != ".csv":
+        return tuple(line.strip() for line in lines)
+    rows = list(csv.DictReader(lines))
+    column = next((name for name in ("label", "name") if name in rows[0]), None)
+    if column is None:
+        raise DataError(f"{file} has no column 'label' or 'name'")
+    names = [row[column] for row in rows]
+    # Names that occur twice (ImageNet has two cranes) are told apart by their place.
+    return tuple(f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names))

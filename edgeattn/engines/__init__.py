@@ -60,8 +60,9 @@ def open_artefact(bundle: Bundle, artefact: Artefact, *, threads: int | None = N
 
         device = artefact.target.upper()
         return OpenVinoEngine(
-            file, bundle.spec, precision=artefact.precision, threads=threads, maps=maps, device=device
-        )
+            file, bundle.spec, precision=artefact.precision, threads=threads, maps=maps, device=device,
+            hint="f32" if device == "CPU" else "f16",  # NPUs know no other
+        )  # fmt: skip
     from edgeattn.engines.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(file, bundle.spec, precision=artefact.precision, threads=threads, maps=maps)

@@ -8,12 +8,8 @@ the model, the device, its driver or OpenVINO changes.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +17,15 @@ from numpy.typing import NDArray
 
 from edgeattn.bundle import Bundle
 from edgeattn.engines import open_artefact
-from edgeattn.engines.base import Engine, cache_dir, wanted_outputs
+from edgeattn.engines.base import Engine, wanted_outputs
+from edgeattn.engines.kept import keep, recall
 from edgeattn.errors import BundleError, EngineError
-from edgeattn.spec import Artefact, from_json, to_json
+from edgeattn.spec import Artefact
 
 BOUND = 0.03
 """Greatest relative error of any output that passes: half precision stays far below, a wrong operator far above."""
+KEPT = "certificates"
+"""Folder of the cache."""
 
 OpenOn = Callable[[Bundle, Artefact, str, bool], Engine]
 """Opens an artefact on a device, with its maps or without."""
@@ -84,11 +83,11 @@ def open_certified(
     with contextlib.ExitStack() as stack:
         opened = (open_on or _open_openvino)(bundle, artefact, device, maps)
         stack.callback(opened.close)
-        file = _file(bundle, artefact, opened, maps)
-        certificate, when = _read(file), "as it did before"
+        key = _key(bundle, artefact, opened, maps)
+        certificate, when = recall(KEPT, key, Certificate), "as it did before"
         if certificate is None:
             certificate, when = _compare(bundle, artefact, opened, golden["inputs"], maps), "checked now"
-            _write(file, certificate)
+            keep(KEPT, key, certificate)
         output, worst = certificate.worst
         told = f"{device} ({certificate.name}) differs from the CPU by {100 * worst:.2g} % on {certificate.n} golden inputs"
         if certificate.verdict != "passed":
@@ -117,10 +116,7 @@ def _artefact(bundle: Bundle, device: str, precision: str | None) -> Artefact:
 
 
 def _open_openvino(bundle: Bundle, artefact: Artefact, device: str, maps: bool) -> Engine:
-    from edgeattn.engines.openvino import OpenVinoEngine
-
-    file = bundle.file(artefact)
-    return OpenVinoEngine(file, bundle.spec, precision=artefact.precision, maps=maps, device=device, hint="f16")
+    return open_artefact(bundle, replace(artefact, target=device.lower()), maps=maps)
 
 
 def _compare(
@@ -156,25 +152,7 @@ def _compiled(engine: Engine) -> str:
     return f"; {how} in {engine.details['compile_ms']:.0f} ms"
 
 
-def _file(bundle: Bundle, artefact: Artefact, engine: Engine, maps: bool) -> Path | None:
-    """Where the certificate is kept: a name for the model, the device, the driver and OpenVINO."""
-    told = [str(engine.details.get(key, "")) for key in ("device", "device_name", "driver", "version")]
-    what = json.dumps([bundle.digest(), artefact.file, maps, BOUND, *told])
-    folder = cache_dir()
-    return folder / "certificates" / f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.json" if folder else None
-
-
-def _read(file: Path | None) -> Certificate | None:
-    with contextlib.suppress(OSError, ValueError):  # not there, or not ours any more: compared again
-        return from_json(Certificate, json.loads(file.read_text(encoding="utf-8"))) if file else None
-    return None
-
-
-def _write(file: Path | None, certificate: Certificate) -> None:
-    if file is None:
-        return
-    with contextlib.suppress(OSError):  # a box with a read-only disk compares at every start
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        partial.write_text(json.dumps(to_json(certificate), indent=1), encoding="utf-8")
-        partial.replace(file)
+def _key(bundle: Bundle, artefact: Artefact, engine: Engine, maps: bool) -> dict[str, Any]:
+    """What an answer depends on: the model, the device, its driver and OpenVINO."""
+    told = {key: str(engine.details.get(key, "")) for key in ("device", "device_name", "driver", "version")}
+    return {"bundle": bundle.digest(), "file": artefact.file, "maps": maps, "bound": BOUND, **told}

@@ -8,22 +8,19 @@ cached by model, processor and versions.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgeattn.bundle import Bundle
 from edgeattn.engines import check_names, open_artefact
-from edgeattn.engines.base import Array, Engine, cache_dir, checked_threads
+from edgeattn.engines.base import Array, Engine, checked_threads
+from edgeattn.engines.kept import keep, recall
 from edgeattn.errors import BundleError, EngineError
-from edgeattn.spec import Artefact, Spec, from_json, to_json
+from edgeattn.spec import Artefact, Spec
 from edgeattn.timing import NS_PER_MS, Clock, monotonic_ns
 from edgeattn.timing.environment import processor_key, versions
 
@@ -36,6 +33,8 @@ WARM_UP = 3
 AGREEMENT = 0.9
 """Least share of golden inputs that a candidate must answer as the maker's float did, relative to the share that it
 answered so on the maker's machine."""
+KEPT = "choices"
+"""Folder of the cache."""
 TIE = 1.05
 """Ratio of medians up to which two are equally fast; float is then preferred, as its answers are the maker's."""
 
@@ -105,8 +104,9 @@ def choose(
     threads = checked_threads(threads)
     tiers = _tiers(bundle, engine, precision)
     key = _key(bundle, tiers, threads, maps, forced=precision is not None)
-    if kept := _read(key):
-        return kept
+    if (kept := recall(KEPT, key, Choice)) and kept.timings:
+        line = _line(kept.timings, kept.notes, "timed on this machine before")
+        return replace(kept, line=line, cached=True)
     notes: list[str] = []
     for remark, artefacts in tiers:
         with contextlib.ExitStack() as stack:
@@ -116,7 +116,7 @@ def choose(
             if engines:
                 notes = [remark, *notes] if remark else notes
                 choice = _fastest(engines, _probe(bundle), clock, budget_ms, notes)
-                _write(key, choice)
+                keep(KEPT, key, choice)
                 return choice
     raise EngineError(f"{bundle.path}: nothing in it can be run and trusted here: {'; '.join(notes)}")
 
@@ -259,32 +259,3 @@ def _key(
         "maps": maps,
         "forced": forced,
     }
-
-
-def _file(key: Mapping[str, Any]) -> Path | None:
-    folder = cache_dir()
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    return folder / "choices" / f"{name}.json" if folder else None
-
-
-def _read(key: Mapping[str, Any]) -> Choice | None:
-    file = _file(key)
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8")) if file else {}
-        choice = from_json(Choice, kept["choice"])
-        if kept["key"] != key or not choice.timings:
-            return None
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or not ours any more: time again
-        return None
-    return replace(choice, line=_line(choice.timings, choice.notes, "timed on this machine before"), cached=True)
-
-
-def _write(key: Mapping[str, Any], choice: Choice) -> None:
-    file = _file(key)
-    if file is None:
-        return
-    with contextlib.suppress(OSError):  # a box with a read-only disk times at every start
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        partial.write_text(json.dumps({"key": key, "choice": to_json(choice)}, indent=1), encoding="utf-8")
-        partial.replace(file)

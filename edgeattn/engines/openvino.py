@@ -95,7 +95,7 @@ class OpenVinoEngine:
             "precision_hint": hint,
             "file": file.name,
             "device_name": _property(core, device, "FULL_DEVICE_NAME"),
-            "driver": _property(core, device, "NPU_DRIVER_VERSION"),
+            "driver": "" if device == "CPU" else _property(core, device, "NPU_DRIVER_VERSION"),
             "compile_ms": compile_ms,
             "from_cache": bool(self._compiled.get_property("LOADED_FROM_CACHE")),
         }
@@ -121,12 +121,13 @@ class OpenVinoEngine:
     @property
     def executed_precision(self) -> str:
         """As in `int8`, `f32`, `bf16`, `int8+f32`, by the computing layers of the compiled model."""
-        if not self._executed and not self.nodes:
-            self._executed = f"not told by {self.details['device']}"
         if not self._executed:
+            nodes = self.nodes
             self._executed = executed(
-                {name: sum(n for kind, n in kinds.items() if kind in COMPUTING) for name, kinds in self.nodes.items()}
+                {name: sum(n for kind, n in kinds.items() if kind in COMPUTING) for name, kinds in nodes.items()}
             )
+            if not nodes:
+                self._executed = f"not told by {self.details['device']}"
         return self._executed
 
     @property

@@ -15,8 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeattn._cv2 import cv2
 from edgeattn.bundle import load
 from edgeattn.cli import main
+from edgeattn.datasets.labelled import read_labels
 from edgeattn.deploy import importing, verify
-from edgeattn.deploy.importing import Labelled, import_onnx, read_labels
+from edgeattn.deploy.importing import Labelled, import_onnx
 from edgeattn.engines import open_engine
 from edgeattn.errors import DataError, EdgeAttnError, GateError
 from edgeattn.imaging import prepare

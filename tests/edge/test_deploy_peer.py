@@ -10,7 +10,8 @@ import pytest
 import tiny
 
 from edgeattn.bundle import Bundle, load
-from edgeattn.deploy.importing import import_onnx, metadata
+from edgeattn.deploy.foreign import metadata
+from edgeattn.deploy.importing import import_onnx
 from edgeattn.deploy.peer import export_peer
 from edgeattn.engines import open_engine
 from edgeattn.engines.openvino import openvino_core
