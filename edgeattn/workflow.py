@@ -22,6 +22,7 @@ from edgeattn.datasets.splits import stratified_sample
 from edgeattn.deploy.calibration import FEWEST, PICTURES, Calibration, draw
 from edgeattn.deploy.export import GOLDEN_PICTURES, Deployed, export, recipe_digest, to_onnx
 from edgeattn.deploy.ladder import Ladder
+from edgeattn.deploy.lint import OPSET
 from edgeattn.deploy.quantize import Quantized, quantize
 from edgeattn.deploy.recipes import Plan
 from edgeattn.deploy.sensitivity import Sensitivity, sensitivity
@@ -140,7 +141,7 @@ def train_with_teacher(
     return train(recipe, folder, data=data, resume=resume, progress=progress), teacher
 
 
-def export_run(trained: Trained, data: TrainingData, path: Path, **provenance: Any) -> Bundle:
+def export_run(trained: Trained, data: TrainingData, path: Path, *, opset: int = OPSET, **provenance: Any) -> Bundle:
     """Export a finished run to a bundle, checked on its validation pictures (spread over the classes)."""
     if not len(data.validation):
         raise DataError(f"{trained.recipe.data} has no validation pictures to check the export on; add pictures")
@@ -161,6 +162,7 @@ def export_run(trained: Trained, data: TrainingData, path: Path, **provenance: A
         pictures=[data.validation[int(i)][0] for i in places],
         mechanism=trained.recipe.attention,
         provenance=told,
+        opset=opset,
     )
 
 

@@ -9,6 +9,7 @@ import typer
 
 from edgeattn.bundle import Bundle, load
 from edgeattn.cli.common import console, need_training, say, write_json
+from edgeattn.errors import NameNotFoundError
 
 
 def export(
@@ -17,6 +18,9 @@ def export(
     ],
     *,
     out: Annotated[Path | None, typer.Option(help="The bundle; default: RUN.edgeattn beside the run.")] = None,
+    target: Annotated[
+        str, typer.Option(help="Write the opset that its toolchain reads (rockchip: 19), and lint for it.")
+    ] = "all",
     peer: Annotated[
         Path | None,
         typer.Option(
@@ -30,21 +34,27 @@ def export(
         _for_others(load(run), peer)
         return
     need_training("edgeattn export")
-    from edgeattn.deploy.lint import lint
+    from edgeattn.deploy.export import EXPORTERS
+    from edgeattn.deploy.lint import TARGETS, lint, opset_for
     from edgeattn.spec import to_json
     from edgeattn.train.runs import load_run
     from edgeattn.train.sources import open_data
     from edgeattn.workflow import export_run
 
+    if target not in (*TARGETS, "all"):
+        raise NameNotFoundError("target", target, (*TARGETS, "all"))
     folder = Path(run)
     trained = load_run(folder)
-    bundle = export_run(trained, open_data(trained.recipe, folder), out or folder.with_name(folder.name + ".edgeattn"))
+    out = out or folder.with_name(folder.name + ".edgeattn")
+    bundle = export_run(trained, open_data(trained.recipe, folder), out, opset=opset_for(target))
     for artefact in bundle.artefacts:
         gate = artefact.gates["parity"]
         differs = f"differs from torch by {gate['difference']:.1e} of the range"
         say(f"{artefact.engine}: {differs} on {gate['n']} pictures, {gate['verdict']}")
-    if broken := [finding for finding in lint(bundle) if not finding.is_advice]:
-        say(f"lint: {len(broken)} rules of NPU compilers broken; edgeattn lint {bundle.path}")
+    if (exporter := bundle.artefacts[0].recipe["exporter"]) != EXPORTERS[0]:
+        say(f"written by torch's {exporter} exporter, since what {EXPORTERS[0]} made was no file or not the same model")
+    if broken := [finding for finding in lint(bundle, target) if not finding.is_advice]:
+        say(f"lint: {len(broken)} rules of NPU compilers broken; edgeattn lint {bundle.path} --target {target}")
     if peer:
         _for_others(bundle, peer)
     write_json(

@@ -22,17 +22,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeattn.bundle import GOLDEN, SUFFIX, Bundle, write
+from edgeattn.deploy.lint import OPSET
 from edgeattn.deploy.names import attending, name_nodes
+from edgeattn.deploy.parity import PARITY, first_fault, parity
 from edgeattn.deploy.rewrite import rewrite
-from edgeattn.engines import open_engine
 from edgeattn.errors import DataError, EdgeAttnError, GateError
 from edgeattn.imaging import Picture, prepare
 from edgeattn.spec import Artefact, InputSpec, MapSpec, Rejection, Spec
 
-OPSET = 20
-"""Highest opset that all of our toolchains read."""
-PARITY = 1e-4
-"""Greatest difference between torch and an engine, as a fraction of the range of the logits (or of a map)."""
+EXPORTERS = ("dynamo", "torchscript")
+"""torch's exporters, in the order in which they are tried."""
 GOLDEN_PICTURES = 50
 ENGINES = ("onnxruntime", "openvino")
 
@@ -72,6 +71,7 @@ def export(
     mechanism: str = "",
     rejection: Rejection | None = None,
     provenance: Mapping[str, Any] | None = None,
+    opset: int = OPSET,
 ) -> Bundle:
     """Export a classifier to a bundle at `path` and check it.
 
@@ -84,10 +84,13 @@ def export(
         mechanism: name of the attention, for the maps.
         rejection: when the answer is `none of these`.
         provenance: what bundle.json says of data, weights, licence and recipe.
+        opset: of ONNX; `OPSET` is the highest that all engines read, some toolchains read less.
 
     Raises:
         DataError: no pictures.
-        GateError: an engine's answers differ from torch's by more than `PARITY`; nothing is written.
+        EdgeAttnError: neither of torch's exporters takes the model; the message says why.
+        GateError: an engine's answers differ from torch's by more than `PARITY`, whichever exporter made the file; the message
+            names the first module that differs, with its operators. Nothing is written.
     """
     if not pictures:
         raise DataError("export needs real pictures to check parity on; give at least one")
@@ -95,31 +98,46 @@ def export(
     path = path if path.name.endswith(SUFFIX) else path.with_name(path.name + SUFFIX)
     deployed = Deployed(model)
     spec = _spec(deployed, labels, imgsz, mechanism, rejection)
-    graph = to_onnx(deployed, spec)
     inputs = np.concatenate([prepare(picture, spec.input) for picture in pictures[:GOLDEN_PICTURES]])
     expected = _answers(deployed, spec, inputs)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, inputs=inputs, **{k: v.astype(np.float32) for k, v in expected.items()})  # type: ignore[arg-type]
-    files: dict[str, Path | bytes] = {"float.onnx": graph.SerializeToString(), GOLDEN: buffer.getvalue()}
-    artefacts = tuple(
-        Artefact("float.onnx", engine, "float", recipe={"opset": OPSET}, toolchain=versions("torch", "onnx", engine))
-        for engine in ENGINES
+    failures: list[EdgeAttnError] = []
+    for exporter in EXPORTERS:
+        recipe = {"opset": opset, "exporter": exporter}
+        artefacts = tuple(
+            Artefact("float.onnx", engine, "float", recipe=recipe, toolchain=versions("torch", "onnx", engine))
+            for engine in ENGINES
+        )
+        try:
+            graph = to_onnx(deployed, spec, opset=opset, exporter=exporter)
+            files: dict[str, Path | bytes] = {"float.onnx": graph.SerializeToString(), GOLDEN: buffer.getvalue()}
+            with tempfile.TemporaryDirectory() as scratch:  # measured on the saved file, before it is anybody's bundle
+                trial = write(Bundle(Path(scratch) / "trial", spec, artefacts), files)
+                gates = {engine: {"parity": parity(trial, engine, inputs, expected)} for engine in ENGINES}
+                for engine, gate in gates.items():
+                    if gate["parity"]["verdict"] != "passed":
+                        at = first_fault(deployed, graph, trial, engine, inputs[:1])
+                        raise GateError(_differs(engine, gate["parity"], at))
+        except EdgeAttnError as error:
+            failures.append(error)
+            continue
+        checked = tuple(dataclasses.replace(artefact, gates=gates[artefact.engine]) for artefact in artefacts)
+        return write(Bundle(path, spec, checked, dict(provenance or {})), files)
+    kind = GateError if any(isinstance(failure, GateError) for failure in failures) else EdgeAttnError
+    told = "; ".join(f"exporter {name}: {failure}" for name, failure in zip(EXPORTERS, failures, strict=True))
+    raise kind(f"{path}: nothing was written, no exporter gives the model as torch computes it. {told}")
+
+
+def _differs(engine: str, worst: Mapping[str, Any], at: str | None) -> str:
+    where = f"first in {at}" if at else "in no module's output, so at the end of the graph"
+    return (
+        f"{engine} answers otherwise than torch (output '{worst['output']}' differs by {worst['difference']:.1e} of its range, "
+        f"allowed {PARITY:.0e}; {where})"
     )
-    with tempfile.TemporaryDirectory() as scratch:  # measured on the saved file, before it is anybody's bundle
-        trial = write(Bundle(Path(scratch) / "trial", spec, artefacts), files)
-        gates = {engine: {"parity": _parity(trial, engine, inputs, expected)} for engine in ENGINES}
-    for engine, gate in gates.items():
-        if gate["parity"]["verdict"] != "passed":
-            worst = gate["parity"]
-            raise GateError(
-                f"{path}: {engine} answers otherwise than torch (output '{worst['output']}' differs by {worst['difference']:.1e} "
-                f"of its range, allowed {PARITY:.0e}); nothing was written. Try another opset or report the model"
-            )
-    checked = tuple(dataclasses.replace(artefact, gates=gates[artefact.engine]) for artefact in artefacts)
-    return write(Bundle(path, spec, checked, dict(provenance or {})), files)
 
 
-def to_onnx(deployed: Deployed, spec: Spec) -> onnx.ModelProto:
+def to_onnx(deployed: Deployed, spec: Spec, *, opset: int = OPSET, exporter: str = EXPORTERS[0]) -> onnx.ModelProto:
     """The ONNX graph of a deployed model, static shapes, batch of one, rewritten for the engines.
 
     Raises:
@@ -127,21 +145,21 @@ def to_onnx(deployed: Deployed, spec: Spec) -> onnx.ModelProto:
     """
     example = torch.zeros(spec.input.shape, dtype=torch.uint8)
     names = [spec.output, *(m.output for m in spec.maps)]
+    written: Any = io.BytesIO()  # the older exporter takes a stream, though its annotation says otherwise
     try:
         with quiet("torch.onnx"), attending(deployed):
             program = torch.onnx.export(
-                deployed, (example,), dynamo=True, opset_version=OPSET, verbose=False,
-                input_names=[spec.input.name], output_names=names,
+                deployed, (example,), None if exporter == "dynamo" else written, dynamo=exporter == "dynamo",
+                opset_version=opset, verbose=False, input_names=[spec.input.name], output_names=names,
             )  # fmt: skip
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise EdgeAttnError(
             f"the model cannot be exported to ONNX: {reason[-1] if reason else type(error).__name__}"
         ) from error
-    assert program is not None
-    graph: onnx.ModelProto = program.model_proto
+    graph: onnx.ModelProto = program.model_proto if program else onnx.load_from_string(written.getvalue())
     rewrite(graph)
-    name_nodes(graph.graph)
+    name_nodes(graph.graph, [path for path, _ in deployed.named_modules()])
     for entry in (
         *graph.graph.node,
         *graph.graph.initializer,
@@ -174,27 +192,6 @@ def _answers(deployed: Deployed, spec: Spec, inputs: NDArray[np.generic]) -> dic
     return {
         name: value.numpy() for name, value in zip([spec.output, *(m.output for m in spec.maps)], outputs, strict=True)
     }
-
-
-def _parity(
-    bundle: Bundle, name: str, inputs: NDArray[np.generic], expected: Mapping[str, NDArray[np.float32]]
-) -> dict[str, Any]:
-    engine = open_engine(bundle, engine=name, precision="float", maps=True)
-    try:
-        answers = [engine.infer(inputs[i : i + 1]) for i in range(len(inputs))]
-    finally:
-        engine.close()
-    worst, where = 0.0, ""
-    for output, wanted in expected.items():
-        got = np.concatenate([answer[output] for answer in answers])
-        # A map that hardly varies (the attention of an untrained mixer) has no range to speak of: 1e-5 of its height is
-        # what sums of hundreds in single precision leave, and no fault of the exporter.
-        scale = max(float(np.ptp(wanted)), 0.1 * float(np.abs(wanted).max()), 1e-6)
-        difference = float(np.abs(got - wanted).max()) / scale
-        if not difference <= worst:  # not a number is the worst of all
-            worst, where = difference, output
-    verdict = "passed" if worst <= PARITY else "failed"
-    return {"verdict": verdict, "difference": worst, "allowed": PARITY, "output": where, "n": len(inputs)}
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -48,13 +49,34 @@ def _calling(kind: type[nn.Module]) -> type[nn.Module]:
     return type(kind.__name__, (kind,), {"attend": attend, "forward": forward, "__module__": kind.__module__})
 
 
-def name_nodes(graph: onnx.GraphProto) -> None:
-    """Name every node of an exported graph PATH/OPERATOR_NUMBER, in place; `-` is the path of what is outside of modules."""
+def name_nodes(graph: onnx.GraphProto, modules: Collection[str]) -> None:
+    """Name every node of an exported graph PATH/OPERATOR_NUMBER, in place; `-` is the path of what is outside of modules.
+
+    Args:
+        graph: as one of torch's exporters wrote it.
+        modules: the paths of the modules that were exported.
+    """
     for i, node in enumerate(graph.node):
-        held = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
-        modules = [scope for scope in ast.literal_eval(held)[:-1] if scope]
-        path = modules[-1].removeprefix(WRAPPER) if modules else "-"
-        node.name = f"{path}/{node.op_type}_{i}"
+        held = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), None)
+        if held is None:
+            path = _scope(node.name, modules)
+        else:
+            path = next((scope for scope in reversed(ast.literal_eval(held)[:-1]) if scope), "")
+        node.name = f"{path.removeprefix(WRAPPER) or '-'}/{node.op_type}_{i}"
+
+
+def _scope(name: str, modules: Collection[str]) -> str:
+    """The module in a name by the TorchScript exporter: `/model/downs.1/downs.1.0/act_2/Relu` is `model.downs.1.0.act`.
+
+    A segment goes on from the module outside, or from one further out; `_2` counts the calls of one module.
+    """
+    path = ""
+    for segment in name.split("/")[1:-1]:
+        parts = path.split(".")
+        bases = [".".join(parts[:n]) for n in range(len(parts), -1, -1)]
+        tried = (f"{base}.{each}".lstrip(".") for each in (segment, re.sub(r"_\d+$", "", segment)) for base in bases)
+        path = next((candidate for candidate in tried if candidate in modules), path)
+    return path
 
 
 def in_attention(path: str) -> bool:

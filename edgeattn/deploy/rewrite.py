@@ -10,11 +10,13 @@ from onnx import helper, numpy_helper
 def rewrite(model: onnx.ModelProto) -> None:
     """Apply every rewrite to `model`, in place.
 
+    * Constant, and Identity of a constant -> initializers, as the TorchScript exporter does not write them: quantizers look there.
     * ReduceMean / ReduceMax over (2, 3) with kept dimensions -> GlobalAveragePool / GlobalMaxPool: ONNX Runtime runs a
       squeeze-and-excitation gate in int8 slower than in float when it finds ReduceMean there.
     * Max(Min(x, high), low) -> Clip: a quantizer that does not know the first pair adds nodes around it, and OpenVINO broadcasts.
     * ReduceL1 -> Abs, ReduceSum: Qualcomm's compiler knows only these.
     """
+    _initializers(model.graph)
     _pools(model)
     _clips(model)
     _lengths(model)
@@ -23,6 +25,25 @@ def rewrite(model: onnx.ModelProto) -> None:
 
 def _constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+
+def _initializers(graph: onnx.GraphProto) -> None:
+    """Equal weights are shared by the TorchScript exporter through Identity; each name gets its own again."""
+    held = {tensor.name: tensor for tensor in graph.initializer}
+    kept = []
+    for node in graph.node:
+        value = held.get(node.input[0]) if node.op_type == "Identity" else None
+        if node.op_type == "Constant":
+            value = next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
+        if value is None:
+            kept.append(node)
+            continue
+        tensor = graph.initializer.add()
+        tensor.CopyFrom(value)
+        tensor.name = node.output[0]
+        held[tensor.name] = tensor
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _pools(model: onnx.ModelProto) -> None:

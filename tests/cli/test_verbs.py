@@ -98,10 +98,10 @@ def test_train_export_step_by_step(
     )
     assert code == 0
     assert f"edgeattn export {run}" in printed
-    code, printed, _ = typed(capsys, monkeypatch, "export", run)
+    code, printed, _ = typed(capsys, monkeypatch, "export", run, "--target", "rockchip")
     assert code == 0
     assert "differs from torch by" in printed
-    assert f"edgeattn lint {tmp_path / 'run.edgeattn'}" in printed
+    assert [a.recipe["opset"] for a in load(tmp_path / "run.edgeattn").artefacts] == [19, 19]
     assert load(tmp_path / "run.edgeattn").spec.labels == ("blue", "green", "red")
     code, printed, err = typed(capsys, monkeypatch, "quantize", tmp_path / "run.edgeattn")
     assert (code, "--run RUN" in err, "--data" in err) == (2, True, True)
@@ -145,6 +145,7 @@ def bad(photos: Path, tmp_path: Path, case: str) -> tuple[tuple[str | Path, ...]
         "manifest": (("quantize", "sign", "--run", tmp_path / "r", "--calibration", tmp_path / "no.toml"), "sign"),
         "bundle": (("run", tmp_path / "no.edgeattn"), "no.edgeattn"),
         "run": (("export", tmp_path / "no-run"), "holds no finished run"),
+        "target": (("export", tmp_path / "no-run", "--target", "rockship"), "mean 'rockchip'"),
     }[case]
 
 
@@ -158,6 +159,7 @@ CASES = [
     "model",
     "setting",
     "range",
+    "target",
     "manifest",
     "bundle",
     "run",

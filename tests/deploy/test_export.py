@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from edgeattn.bundle import load
 from edgeattn.deploy import export as export_function
+from edgeattn.deploy.export import EXPORTERS, Deployed, to_onnx
+from edgeattn.deploy.lint import lint
 from edgeattn.engines import open_engine
 from edgeattn.errors import DataError, EdgeAttnError, GateError
 from edgeattn.imaging import Picture, prepare
 from edgeattn.nn import build_model
+from edgeattn.spec import InputSpec, MapSpec, Spec
 
 LABELS = ("a", "b", "c", "d")
 
@@ -34,8 +37,6 @@ def trained(attention: str, imgsz: int, name: str = "pico") -> nn.Module:
     """A net whose norms have seen pictures, so that its answers depend on them."""
     torch.manual_seed(0)
     model = build_model(name, len(LABELS), attention=attention, imgsz=imgsz).train()
-    from edgeattn.spec import InputSpec
-
     batch = torch.from_numpy(np.concatenate([prepare(p, InputSpec(imgsz, imgsz)) for p in pictures(24, 1)]))
     with torch.no_grad():
         for _ in range(30 if name == "pico" else 5):
@@ -127,20 +128,71 @@ def test_relu6_becomes_one_clip(tmp_path: Path) -> None:
 class Fickle(nn.Module):
     """Answers otherwise when it is traced: what an exporter's error looks like."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, to_both: bool) -> None:
         super().__init__()
-        self.linear = nn.Linear(3, 4)
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.head = Shifted(to_both=to_both)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = x.mean((2, 3))
-        return self.linear(pooled) + (0.01 if torch.compiler.is_compiling() else 0.0)
+        return self.head(self.stem(x))
 
 
-def test_a_changed_answer_fails_the_gate_and_writes_nothing(tmp_path: Path) -> None:
+class Shifted(nn.Module):
+    def __init__(self, *, to_both: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.to_both = to_both
+
+    def forward(self, x: Tensor) -> Tensor:
+        wrong = torch.compiler.is_compiling() or (self.to_both and torch.jit.is_tracing())
+        return self.linear(x.mean((2, 3))) + (0.01 if wrong else 0.0)
+
+
+def test_a_changed_answer_fails_the_gate_names_its_operator_and_writes_nothing(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    with pytest.raises(GateError, match=r"answers otherwise than torch.*nothing was written"):
-        export_function(Fickle().eval(), tmp_path / "m", labels=LABELS, imgsz=32, pictures=pictures(4))
+    with pytest.raises(GateError) as failed:
+        export_function(Fickle(to_both=True).eval(), tmp_path / "m", labels=LABELS, imgsz=32, pictures=pictures(4))
+    told = str(failed.value)
+    assert "nothing was written" in told
+    for exporter in ("dynamo", "torchscript"):
+        assert f"exporter {exporter}: onnxruntime answers otherwise than torch" in told
+    assert told.count("first in head (") == 2
+    assert told.count("Add") == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_one_exporter_changes_the_answer_the_other_is_taken(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    bundle = export_function(
+        Fickle(to_both=False).eval(), tmp_path / "m", labels=LABELS, imgsz=32, pictures=pictures(4)
+    )
+    assert [a.recipe["exporter"] for a in bundle.artefacts] == ["torchscript", "torchscript"]
+    assert all(a.gates["parity"]["verdict"] == "passed" for a in bundle.artefacts)
+
+
+@pytest.mark.parametrize("attention", ["coord", "shsa"])
+def test_both_exporters_give_the_same_layers_by_the_same_names(attention: str) -> None:
+    """So whatever goes by names (what stays in float, the blocks of a report) holds whichever was taken."""
+    deployed = Deployed(trained(attention, 32))
+    maps = tuple(MapSpec(path, path, attention) for path in deployed.map_paths((32, 32)))
+    spec = Spec("classify", InputSpec(32, 32), LABELS, maps=maps)
+    found = []
+    for exporter in EXPORTERS:
+        nodes = to_onnx(deployed, spec, exporter=exporter).graph.node
+        assert not {"Identity", "Constant"} & {node.op_type for node in nodes}
+        found.append(
+            Counter(n.name.rpartition("_")[0] for n in nodes if n.op_type in ("Conv", "Sigmoid", "Softmax", "Relu"))
+        )
+    assert found[0] == found[1]
+    assert found[0]["backbone.stages.0.0.expand/Conv"] == 1
+
+
+def test_a_lower_opset_for_toolchains_that_read_no_higher(tmp_path: Path) -> None:
+    bundle = export_function(
+        trained("se", 32), tmp_path / "m", labels=LABELS, imgsz=32, pictures=pictures(2), mechanism="se", opset=19
+    )
+    assert [entry.version for entry in onnx.load(bundle.path / "float.onnx").opset_import if not entry.domain] == [19]
+    assert "opset 19 at most" not in {finding.rule for finding in lint(bundle, "rockchip")}
 
 
 class Untraceable(nn.Module):
@@ -149,7 +201,7 @@ class Untraceable(nn.Module):
 
 
 def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
-    with pytest.raises(EdgeAttnError, match=r"cannot be exported"):
+    with pytest.raises(EdgeAttnError, match=r"exporter dynamo: the model cannot be exported.*exporter torchscript: "):
         export_function(Untraceable(), tmp_path / "m", labels=("a", "b", "c"), imgsz=32, pictures=pictures(1))
     with pytest.raises(DataError, match=r"real pictures"):
         export_function(Clipped(), tmp_path / "m", labels=LABELS, imgsz=32, pictures=[])
@@ -159,5 +211,5 @@ def test_a_failed_export_leaves_the_last_bundle(tmp_path: Path) -> None:
     torch.manual_seed(0)
     good = export_function(Clipped().eval(), tmp_path / "m", labels=LABELS, imgsz=32, pictures=pictures(4))
     with pytest.raises(GateError):
-        export_function(Fickle().eval(), tmp_path / "m", labels=LABELS, imgsz=32, pictures=pictures(4))
+        export_function(Fickle(to_both=True).eval(), tmp_path / "m", labels=LABELS, imgsz=32, pictures=pictures(4))
     assert load(good.path).digest() == good.digest()
