@@ -127,8 +127,8 @@ class Artefact:
     """File name inside the bundle."""
     engine: str
     """Engine that it was checked with: `onnxruntime` or `openvino`."""
-    precision: Literal["float", "int8"]
-    """Precision of the file; what an engine executes is recorded when it runs."""
+    precision: Literal["float", "bf16", "int8"]
+    """Precision of the file (bf16: a float one, executed in bfloat16); what an engine executes is recorded when it runs."""
     target: str = "cpu"
     """Kind of device that it is made for."""
     recipe: Mapping[str, Any] = field(default_factory=dict)

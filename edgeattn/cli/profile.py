@@ -33,7 +33,7 @@ def profile(
         ),
     ] = None,
     engine: Annotated[str | None, typer.Option(help="Only this engine: onnxruntime or openvino.")] = None,
-    precision: Annotated[str | None, typer.Option(help="Only this precision: float or int8.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Only this precision: float, bf16 or int8.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute one inference.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Inferences an artefact; p99 needs 662.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="How long to measure altogether.")] = None,

@@ -32,7 +32,7 @@ def run(
         str, typer.Option(help="Camera number, rtsp:// or http:// stream, video, picture, folder.")
     ] = "0",
     engine: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: the fastest here.")] = None,
-    precision: Annotated[str | None, typer.Option(help="float or int8; default: the fastest here.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float, bf16 or int8; default: the fastest here.")] = None,
     device: Annotated[
         str, typer.Option(help="CPU, or NPU or GPU (OpenVINO's): used once its answers are checked against the CPU's.")
     ] = "CPU",

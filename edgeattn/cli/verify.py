@@ -33,7 +33,7 @@ def verify(
         Path | None, typer.Option(help="Folder of class folders, or of pictures; default: the maker's golden inputs.")
     ] = None,
     engine: Annotated[str | None, typer.Option(help="Only this engine: onnxruntime or openvino.")] = None,
-    precision: Annotated[str | None, typer.Option(help="Only this precision: float or int8.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Only this precision: float, bf16 or int8.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute one inference.")] = None,
     max_loss: Annotated[float, typer.Option(min=0.0, max=1.0, help="Top-1 that int8 may lose, as a fraction.")] = 0.01,
     masks: Annotated[
@@ -182,7 +182,7 @@ def figures(result: Result) -> list[str]:
             f"precision {100 * macro.precision:.1f}, recall {100 * macro.recall:.1f}, F1 {100 * macro.f1:.1f} % "
             f"(macro), calibration error {100 * result.calibration_error:.1f} points"
         )
-    if result.precision == "int8" and result.blocks:
+    if result.precision != "float" and result.blocks:
         worst = min(result.blocks, key=lambda block: block.rank)
         parts.append(
             f"attention least like float's in {worst.block}: moved {worst.js:.3f} of the way to another picture's, rank "

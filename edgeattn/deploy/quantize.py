@@ -16,8 +16,10 @@ from edgeattn.deploy.ladder import Bounds, Ladder, Step
 from edgeattn.deploy.recipes import FILES
 from edgeattn.deploy.results import Report, gates
 from edgeattn.deploy.verify import verify
+from edgeattn.engines.openvino import computes_bf16
 from edgeattn.errors import DataError
 from edgeattn.imaging import Picture, prepare
+from edgeattn.spec import Artefact
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,9 @@ def quantize(
     progress: bool = False,
 ) -> Quantized:
     """Quantize for both engines, measure the saved files through them, and add them to the bundle with their verdicts.
+
+    Where the processor computes in bf16, the float file executed so is measured beside them, and is one of the bundle's
+    artefacts if it passes: a rung that needs no file.
 
     Args:
         bundle: holds `float.onnx`.
@@ -77,8 +82,21 @@ def quantize(
         )
         artefacts = tuple(artefact for artefact, _ in made.values())
         files = {name: content for _, held in made.values() for name, content in held.items()}
-        trial = extend(bundle, artefacts, files, path=Path(scratch) / "trial")
+        extra = _in_bf16(bundle)
+        trial = extend(bundle, artefacts + extra, files, path=Path(scratch) / "trial")
         report = verify(trial, validation, max_loss=max_loss)
+        passed = {(r.engine, r.precision) for r in report.results if r.verdict == "passed"}
+        extra = tuple(a for a in extra if (a.engine, a.precision) in passed)
+        report = dataclasses.replace(
+            report, results=tuple(r for r in report.results if r.precision != "bf16" or r.verdict == "passed")
+        )
         measured = {(r.engine, r.precision): gates(r) for r in report.results}
-        gated = tuple(dataclasses.replace(a, gates=measured[a.engine, a.precision]) for a in artefacts)
+        gated = tuple(dataclasses.replace(a, gates=measured[a.engine, a.precision]) for a in artefacts + extra)
         return Quantized(extend(bundle, gated, files, provenance=provenance), report, tuple(ladder.steps))
+
+
+def _in_bf16(bundle: Bundle) -> tuple[Artefact, ...]:
+    if not computes_bf16():
+        return ()
+    source = bundle.artefact("openvino", "float")
+    return (dataclasses.replace(source, precision="bf16", recipe={"executed": "bf16"}, gates={}),)

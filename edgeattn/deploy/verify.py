@@ -1,6 +1,6 @@
 """Did anything break? Every artefact of a bundle, the saved file through its engine, against the float one.
 
-Gates that an artefact meets, each ending passed, failed or cannot tell:
+Gates that an artefact meets, each ending passed, failed or cannot tell (bf16 meets those of int8):
     load    it opens on this machine (recorded when it does not)
     finite  its outputs are numbers (recorded when they are not)
     golden  float: its outputs differ from the maker's by at most `GOLDEN_DIFFERENCE` of their range;
@@ -29,7 +29,7 @@ from edgeattn import maps as attention
 from edgeattn.bundle import Bundle
 from edgeattn.deploy.results import Fidelity, Report, Result
 from edgeattn.deploy.structure import Structure, structure
-from edgeattn.engines import NAMES, PRECISIONS, check_names, open_artefact
+from edgeattn.engines import NAMES, held, open_artefact
 from edgeattn.engines.base import Array, Engine
 from edgeattn.engines.choose import AGREEMENT, makers_agreement
 from edgeattn.errors import BundleError, DataError, EngineError
@@ -159,15 +159,10 @@ class _Run:
 
 
 def _chosen(bundle: Bundle, engines: Sequence[str] | None, precisions: Sequence[str] | None) -> list[Artefact]:
-    for engine in engines or ():
-        check_names(engine, None)
-    for precision in precisions or ():
-        check_names(None, precision)
-    held = [a for a in bundle.artefacts if a.target == "cpu"]
-    chosen = [a for a in held if a.engine in (engines or NAMES) and a.precision in (precisions or PRECISIONS)]
+    chosen = held(bundle, engines, precisions)
     if not chosen:
         asked = " ".join([*(engines or ()), *(precisions or ())]) or "artefact for a processor"
-        names = ", ".join(f"{a.engine} {a.precision}" for a in held) or "none"
+        names = ", ".join(f"{a.engine} {a.precision}" for a in held(bundle)) or "none"
         raise BundleError(f"{bundle.path} holds no {asked}; it holds: {names}")
     return chosen
 
@@ -299,7 +294,7 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
         judged["loss"] = _plain(significance.loss_gate(expected == truth, answers == truth, bounds.loss)) | agreed
     elif n and run is not reference:
         judged["flips"] = _plain(significance.proportion_gate(len(flips), n, bounds.flips)) | agreed
-    if artefact.precision == "int8" and len(drift):
+    if artefact.precision != "float" and len(drift):
         judged["maps"] = _plain(significance.median_gate(drift, bounds.map_js))
         judged["ranks"] = _plain(significance.median_gate(1.0 - np.median(ranks, axis=0), 1.0 - bounds.rank))
     ordered = seen.in_order()
@@ -375,7 +370,7 @@ def _golden_gate(bundle: Bundle, run: _Run) -> dict[str, Any]:
         return {"verdict": "failed", "n": len(rows), "agreement": 0.0, "reason": "its outputs are not all finite"}
     changed = int(np.sum(got[spec.output].argmax(axis=1) != golden[spec.output].argmax(axis=1)))
     figures: dict[str, Any] = {"n": len(rows), "agreement": 1 - changed / len(rows)}
-    if run.artefact.precision == "int8":
+    if run.artefact.precision != "float":
         allowed = 1 - AGREEMENT * makers_agreement(run.artefact)
         return _plain(significance.proportion_gate(changed, len(rows), allowed)) | figures
     worst = max(_difference(got[name], golden[name]) for name in got if name in golden)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from edgeattn.bundle import Bundle
 from edgeattn.engines.base import Array, Engine, default_threads
 from edgeattn.errors import NameNotFoundError
 from edgeattn.spec import Artefact
 
-__all__ = ["NAMES", "PRECISIONS", "Array", "Engine", "default_threads", "open_artefact", "open_engine"]
+__all__ = ["NAMES", "PRECISIONS", "Array", "Engine", "default_threads", "held", "open_artefact", "open_engine"]
 
 NAMES = ("onnxruntime", "openvino")
 """Engines that run artefacts."""
-PRECISIONS = ("float", "int8")
+PRECISIONS = ("float", "bf16", "int8")
 """Precisions of artefacts."""
 
 
@@ -28,7 +30,7 @@ def open_engine(
     Args:
         bundle: the model.
         engine: `onnxruntime` or `openvino`.
-        precision: `float` or `int8`; asked for by name, an artefact whose gates did not pass is opened too.
+        precision: `float`, `bf16` or `int8`; asked for by name, an artefact whose gates did not pass is opened too.
         threads: threads that compute one inference; None: the physical cores, at most four.
         maps: give the attention maps among the outputs.
 
@@ -61,11 +63,43 @@ def open_artefact(bundle: Bundle, artefact: Artefact, *, threads: int | None = N
         device = artefact.target.upper()
         return OpenVinoEngine(
             file, bundle.spec, precision=artefact.precision, threads=threads, maps=maps, device=device,
-            hint="f32" if device == "CPU" else "f16",  # NPUs know no other
+            hint=_hint(artefact),
         )  # fmt: skip
     from edgeattn.engines.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(file, bundle.spec, precision=artefact.precision, threads=threads, maps=maps)
+
+
+def held(
+    bundle: Bundle, engines: Collection[str] | None = None, precisions: Collection[str] | None = None
+) -> list[Artefact]:
+    """A bundle's artefacts for this processor, of these engines and precisions (None: all), in the bundle's order.
+
+    Those in bf16 are left out where the processor does not compute it, unless they are asked for.
+
+    Raises:
+        NameNotFoundError: no engine or precision has such a name.
+    """
+    for engine in engines or ():
+        check_names(engine, None)
+    for precision in precisions or ():
+        check_names(None, precision)
+    found = [
+        a
+        for a in bundle.artefacts
+        if a.target == "cpu" and (not engines or a.engine in engines) and (not precisions or a.precision in precisions)
+    ]
+    if precisions or all(a.precision != "bf16" for a in found):
+        return found
+    from edgeattn.engines.openvino import computes_bf16
+
+    return found if computes_bf16() else [a for a in found if a.precision != "bf16"]
+
+
+def _hint(artefact: Artefact) -> str:
+    if artefact.target != "cpu":
+        return "f16"  # NPUs know no other
+    return "bf16" if artefact.precision == "bf16" else "f32"
 
 
 def check_names(engine: str | None, precision: str | None) -> None:

@@ -107,7 +107,7 @@ def relative_error(found: NDArray[Any], wanted: NDArray[Any]) -> float:
 
 def _artefact(bundle: Bundle, device: str, precision: str | None) -> Artefact:
     own = [a for a in bundle.artefacts if a.engine == "openvino" and a.target == device.lower()]
-    others = [a for a in bundle.artefacts if a.engine == "openvino" and a.target == "cpu"]
+    others = [a for a in bundle.artefacts if a.engine == "openvino" and a.target == "cpu" and a.precision != "bf16"]
     order = sorted(others, key=lambda a: not (a.precision == "int8" and a.verdict == "passed"))
     for artefact in [*own, *order]:
         if precision in (None, artefact.precision):

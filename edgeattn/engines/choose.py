@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgeattn.bundle import Bundle
-from edgeattn.engines import check_names, open_artefact
+from edgeattn.engines import check_names, held, open_artefact
 from edgeattn.engines.base import Array, Engine, checked_threads
 from edgeattn.engines.kept import keep, recall
 from edgeattn.errors import BundleError, EngineError
@@ -123,19 +123,15 @@ def choose(
 
 def _tiers(bundle: Bundle, engine: str | None, precision: str | None) -> list[tuple[str, list[Artefact]]]:
     """Artefacts to consider, and if none of those can be used, the next best, each with what is to be said of them."""
-    held = [
-        a
-        for a in bundle.artefacts
-        if a.target == "cpu" and engine in (None, a.engine) and precision in (None, a.precision)
-    ]
-    if not held:
+    found = held(bundle, engine and (engine,), precision and (precision,))
+    if not found:
         bundle.artefact(engine or "onnxruntime", precision or "float")  # says what the bundle holds
         raise BundleError(f"{bundle.path} holds no artefact for a processor; make one with: edgeattn export")
-    tiers = [("", [a for a in held if a.verdict == "passed"])]
-    unproven = [a for a in held if a.verdict == "cannot tell" and (a.precision == "float" or precision)]
+    tiers = [("", [a for a in found if a.verdict == "passed"])]
+    unproven = [a for a in found if a.verdict == "cannot tell" and (a.precision == "float" or precision)]
     tiers.append(("not proven by its gates: see edgeattn verify", unproven))
     if precision:
-        tiers.append(("its gates failed, opened because it was asked for", [a for a in held if a.verdict == "failed"]))
+        tiers.append(("its gates failed, opened because it was asked for", [a for a in found if a.verdict == "failed"]))
     tiers = [tier for tier in tiers if tier[1]]
     if not tiers:
         raise EngineError(

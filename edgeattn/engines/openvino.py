@@ -72,6 +72,8 @@ class OpenVinoEngine:
         self._file, self._input = file, spec.input
         self._outputs = wanted_outputs(spec, maps=maps)
         _check_device(core, device)
+        if hint == "bf16" and not computes_bf16():
+            raise EngineError(f"{file}: this processor does not compute in bf16; take --precision float or int8")
         try:
             model = core.read_model(file)
             check_outputs(file, self._outputs, [output.any_name for output in model.outputs])
@@ -170,6 +172,15 @@ def openvino_core() -> Any:
     import openvino
 
     return openvino.Core()
+
+
+@functools.cache
+def computes_bf16() -> bool:
+    """Whether OpenVINO computes in bfloat16 on this processor; False where it is not installed."""
+    try:
+        return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    except (ImportError, RuntimeError):
+        return False
 
 
 def _check_device(core: Any, device: str) -> None:

@@ -229,7 +229,7 @@ def profile(
         bundle: the bundle, its folder, or its name in the zoo.
         source: a video, a folder of pictures or a camera; None: 640x480 frames made from the golden pictures.
         engine: measure this engine only; None: all that the bundle has artefacts for.
-        precision: measure this precision only, `float` or `int8`; None: both.
+        precision: measure this precision only, `float`, `bf16` or `int8`; None: all.
         threads: threads that compute one inference; None: the engine's default here.
         samples: inferences to measure an artefact; p90 needs 64, p99 662.
         seconds: how long to measure altogether. With `samples` too, whichever is reached first ends it; with neither,
@@ -266,14 +266,9 @@ def _chosen(bundle: Bundle, engine: str | None, precision: str | None) -> list[A
         BundleError: there is none.
         NameNotFoundError: no engine or precision has that name.
     """
-    engines.check_names(engine, precision)
+    chosen = engines.held(bundle, engine and (engine,), precision and (precision,))
     if engine and precision:
         return [bundle.artefact(engine, precision)]
-    chosen = [
-        a
-        for a in bundle.artefacts
-        if a.target == "cpu" and engine in (None, a.engine) and precision in (None, a.precision)
-    ]
     if not chosen:
         held = ", ".join(f"{a.engine} {a.precision}" for a in bundle.artefacts) or "nothing yet"
         wanted = " ".join(filter(None, (precision, "artefact", engine and f"for {engine}")))

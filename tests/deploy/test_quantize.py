@@ -16,8 +16,9 @@ from edgeattn.deploy import quantize
 from edgeattn.deploy.calibration import check
 from edgeattn.deploy.export import export
 from edgeattn.deploy.recipes import float_nodes
-from edgeattn.engines import open_engine
-from edgeattn.errors import DataError
+from edgeattn.engines import held, open_artefact, open_engine
+from edgeattn.engines.openvino import computes_bf16
+from edgeattn.errors import DataError, EngineError
 from edgeattn.imaging import prepare
 from edgeattn.nn import build_model
 from edgeattn.train import Recipe, train
@@ -37,6 +38,25 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export(trained.model, root / "discs", labels=trained.labels, imgsz=32, pictures=pictures, mechanism="se")
 
 
+def test_bf16_is_a_rung_where_the_processor_has_it(bundle: Bundle, tmp_path: Path) -> None:
+    made = quantize(copy_of(bundle, tmp_path / "q.edgeattn"), CALIBRATION, discs.pictures(150, seed=3))
+    again = load(made.bundle.path)
+    assert {a.precision for a in held(again)} == {a.precision for a in again.artefacts}
+    if not computes_bf16():
+        assert "bf16" not in {a.precision for a in again.artefacts}
+        unfit = replace(again.artefact("openvino", "float"), precision="bf16")
+        with pytest.raises(EngineError, match="does not compute in bf16"):
+            open_artefact(again, unfit)
+        return
+    artefact = again.artefact("openvino", "bf16")
+    assert artefact.file == "float.onnx"
+    assert artefact.gates.keys() == {"loss", "maps", "ranks"}
+    assert artefact.verdict == "passed"
+    engine = open_artefact(again, artefact)
+    assert "bf16" in engine.executed_precision
+    engine.close()
+
+
 def copy_of(bundle: Bundle, path: Path) -> Bundle:
     from edgeattn.bundle import extend
 
@@ -46,7 +66,7 @@ def copy_of(bundle: Bundle, path: Path) -> Bundle:
 def test_both_engines_get_int8_that_passes(bundle: Bundle, tmp_path: Path) -> None:
     made = quantize(copy_of(bundle, tmp_path / "q.edgeattn"), CALIBRATION, discs.pictures(150, seed=3))
     again = load(made.bundle.path)
-    assert {(a.engine, a.precision) for a in again.artefacts} == {
+    assert {(a.engine, a.precision) for a in again.artefacts if a.precision != "bf16"} == {
         (engine, precision) for engine in ("onnxruntime", "openvino") for precision in ("float", "int8")
     }
     for engine in ("onnxruntime", "openvino"):
@@ -101,7 +121,7 @@ def test_a_ruined_calibration_fails_and_float_is_what_runs(bundle: Bundle, tmp_p
     made = quantize(copy_of(bundle, tmp_path / "q.edgeattn"), grey, discs.pictures(100, seed=3))
     assert made.bundle.artefact("onnxruntime", "int8").verdict == "failed"
     assert made.report.verdict == "failed"
-    assert choose(made.bundle).precision == "float"
+    assert choose(made.bundle).precision != "int8"
 
 
 def test_nothing_to_calibrate_on(bundle: Bundle) -> None:

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import discs
+import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from edgeattn.bundle import Bundle, extend
 from edgeattn.cli.verify import executed_layers
@@ -23,6 +26,8 @@ from edgeattn.deploy.structure import Structure, structure
 from edgeattn.engines import onnxruntime, open_artefact
 from edgeattn.imaging import prepare
 from edgeattn.nn import build_model
+from edgeattn.nn.attention import ATTENTIONS, attend, build_attention
+from edgeattn.spec import InputSpec
 
 GOLDEN = Path(__file__).with_name("structure.json")
 TOOLS = ("onnxruntime", "openvino", "nncf")
@@ -30,9 +35,39 @@ MECHANISMS = ("none", "se", "coord", "shsa")
 PICTURES = [picture for picture, _ in discs.pictures(11, seed=1)]
 
 
-def quantized(mechanism: str, folder: Path) -> Bundle:
-    """An untrained pico with int8 for both engines."""
-    net = build_model("pico", 3, attention=mechanism, imgsz=32).eval()
+class OneBlock(nn.Module):
+    """The smallest net around a mechanism: what int8 does to it does not hang on how often it is there."""
+
+    def __init__(self, mechanism: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 16, 4, 4)
+        self.block = nn.Module()
+        self.block.attention = build_attention(mechanism, 16)
+        self.last = nn.Conv2d(16, 16, 1)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attend(x)[0]
+
+    def attend(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        y, map_BHW = attend(self.block.attention, self.stem(x).relu())
+        return self.head(self.last(y).relu().mean((2, 3))), {"block": map_BHW}
+
+
+def one_block(mechanism: str, folder: Path) -> Bundle:
+    """A single block with int8 for both engines, its norms and sums alive."""
+    net = OneBlock(mechanism).train()
+    batch = torch.from_numpy(np.concatenate([prepare(p, InputSpec(32, 32)) for p in PICTURES]))
+    with torch.no_grad():
+        for _ in range(3):
+            net((batch.permute(0, 3, 1, 2).float() - 128) / 128)
+    return quantized(mechanism, folder, net)
+
+
+def quantized(mechanism: str, folder: Path, net: nn.Module | None = None) -> Bundle:
+    """A net, or an untrained pico, with int8 for both engines."""
+    net = (net or build_model("pico", 3, attention=mechanism, imgsz=32)).eval()
     made = export(
         net, folder / "x.edgeattn", labels=("a", "b", "c"), imgsz=32, pictures=PICTURES[:4], mechanism=mechanism
     )
@@ -75,6 +110,18 @@ def test_what_is_quantized_is_executed_on_integers(mechanism: str, tmp_path: Pat
         assert golden(bundle) == held["mechanisms"][mechanism]
 
 
+@pytest.mark.parametrize("mechanism", sorted(ATTENTIONS))
+def test_every_mechanism_is_quantized_as_written_down(mechanism: str, tmp_path: Path) -> None:
+    """A new version of an engine, or a change of a recipe, that moves a layer to float is seen."""
+    bundle = one_block(mechanism, tmp_path)
+    for engine in ("onnxruntime", "openvino"):
+        truth, _ = found(bundle, engine)
+        assert (truth.fell_back, truth.unasked) == ((), ())
+    held = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    if held["versions"] == versions(*TOOLS):
+        assert golden(bundle) == held["blocks"][mechanism]
+
+
 def test_an_exclusion_that_the_engine_undoes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime quantizes a lone convolution that was left in float, unless its optimizer is switched off."""
     original, lone = recipes.float_nodes, "backbone.stages.1.0.expand/Conv_"
@@ -94,25 +141,34 @@ def test_an_exclusion_that_the_engine_undoes_is_named(tmp_path: Path, monkeypatc
     assert f"1 that were left in float are, too: {names[0]}" in executed_layers(undone)
 
 
-def test_activations_of_another_type_fall_back_and_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Activations of 16 bits are no integers that ONNX Runtime multiplies; it does not say so."""
+@pytest.mark.parametrize(("kind", "least"), [("QUInt16", 40), ("QInt8", 20)])
+def test_activations_of_another_type_fall_back_and_are_named(
+    kind: str, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 bits ONNX Runtime does not multiply, and signed ones not behind a ReLU that was folded away; it does not say so."""
     from onnxruntime import quantization
 
-    def wide(*args: Any, **options: Any) -> None:
-        original(*args, **options | {"activation_type": quantization.QuantType.QUInt16})
+    def other(*args: Any, **options: Any) -> None:
+        original(*args, **options | {"activation_type": quantization.QuantType[kind]})
 
     original = quantization.quantize_static
-    monkeypatch.setattr(quantization, "quantize_static", wide)
+    monkeypatch.setattr(quantization, "quantize_static", other)
     bundle = quantized("none", tmp_path)
     fell, _ = found(bundle, "onnxruntime")
-    assert len(fell.fell_back) == fell.quantized >= 40
+    assert fell.quantized >= 40
+    assert len(fell.fell_back) >= least
+    if kind == "QInt8":
+        return
+    assert len(fell.fell_back) == fell.quantized
     assert f"0 of {fell.quantized} quantized layers are executed on integers here (in float: " in executed_layers(fell)
     assert executed_layers(fell).endswith(f"and {fell.quantized - 3} more)")
 
 
 if __name__ == "__main__":
-    told = {}
-    for name in MECHANISMS:
-        with tempfile.TemporaryDirectory() as scratch:
-            told[name] = golden(quantized(name, Path(scratch)))
-    GOLDEN.write_text(json.dumps({"versions": versions(*TOOLS), "mechanisms": told}, indent=1) + "\n", encoding="utf-8")
+    told: dict[str, Any] = {"versions": versions(*TOOLS)}
+    for key, make, names in (("mechanisms", quantized, MECHANISMS), ("blocks", one_block, sorted(ATTENTIONS))):
+        told[key] = {}
+        for name in names:
+            with tempfile.TemporaryDirectory() as scratch:
+                told[key][name] = golden(make(name, Path(scratch)))
+    GOLDEN.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from edgeattn.bundle import Bundle, write
 from edgeattn.engines import choose as module
-from edgeattn.engines import open_engine
+from edgeattn.engines import held, open_engine
 from edgeattn.engines.choose import AGREEMENT, choose, golden_agreement
 from edgeattn.engines.fake import FakeEngine
 from edgeattn.errors import BundleError, EngineError
@@ -70,6 +70,21 @@ def test_the_line_names_the_choice_the_others_and_where_it_was_measured(tiny_int
     for other in others:
         assert f"{other.engine} {other.precision} {other.median_ms:.2f}" in choice.line
     assert choice.line.endswith("timed on this machine)")
+
+
+def test_bf16_is_left_out_where_the_processor_does_not_compute_it(
+    tiny_int8_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle made on another processor says nothing of it here, unless it is asked for by name."""
+    source = tiny_int8_bundle.artefact("openvino", "float")
+    bundle = replace(tiny_int8_bundle, artefacts=(*tiny_int8_bundle.artefacts, replace(source, precision="bf16")))
+    monkeypatch.setattr("edgeattn.engines.openvino.computes_bf16", lambda: False)
+    choice = choose(bundle, threads=1, budget_ms=FAST_MS)
+    assert "bf16" not in choice.line
+    with pytest.raises(EngineError, match="does not compute in bf16"):
+        choose(bundle, engine="openvino", precision="bf16")
+    monkeypatch.setattr("edgeattn.engines.openvino.computes_bf16", lambda: True)
+    assert [a.precision for a in held(bundle, ["openvino"])] == ["float", "int8", "bf16"]
 
 
 def test_equally_fast_goes_to_float_and_says_so(tiny_int8_bundle: Bundle) -> None:
