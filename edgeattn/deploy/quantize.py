@@ -1,4 +1,4 @@
-"""Int8 for both engines: quantized by a recipe or up the ladder, gated on the saved files, added to the bundle."""
+"""Int8 for every engine that runs the float model: by a recipe or up the ladder, gated on the saved files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import onnx
 from edgeattn.bundle import Bundle, extend
 from edgeattn.deploy.calibration import check
 from edgeattn.deploy.ladder import Bounds, Ladder, Step
-from edgeattn.deploy.recipes import FILES
 from edgeattn.deploy.results import Report, gates
 from edgeattn.deploy.verify import verify
 from edgeattn.errors import DataError
@@ -45,10 +44,10 @@ def quantize(
     memory: Path | None = None,
     progress: bool = False,
 ) -> Quantized:
-    """Quantize for both engines, measure the saved files through them, and add them to the bundle with their verdicts.
+    """Quantize for the engines that run the float model, measure the saved files, add them to the bundle with their verdicts.
 
     Args:
-        bundle: holds `float.onnx`.
+        bundle: holds a float artefact; engines without one get no int8.
         calibration: pictures of any size, (H, W, 3) BGR bytes.
         validation: labelled pictures outside the calibration set.
         source: the float graph to take the weights from, as `export.to_onnx` makes it; None: the bundle's own. What is
@@ -71,7 +70,7 @@ def quantize(
     with tempfile.TemporaryDirectory() as scratch:
         ladder = Ladder(bundle, inputs, validation, Path(scratch), source, Bounds(loss=max_loss), memory)
         made = (
-            {engine: ladder.default(engine) for engine in FILES}
+            {engine: ladder.default(engine) for engine in ladder.engines}
             if not minutes
             else ladder.climb(minutes, tune, progress=progress)
         )
