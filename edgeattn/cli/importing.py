@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from edgeattn.cli.common import console, say, write_json
+from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,10 +54,12 @@ def import_(
     from edgeattn.imaging import read_picture
     from edgeattn.spec import to_json
 
-    names = read_labels(labels) if labels else ()
+    names = read_labels(labels) if labels else metadata(read_graph(model_file(model)).told).labels
     if not names and data.is_dir():
-        told = metadata(read_graph(model_file(model)).told).labels
-        names = told or tuple(sorted((folder.name for folder in class_folders(data)), key=natural))
+        names = tuple(sorted((folder.name for folder in class_folders(data)), key=natural))
+    if not names:
+        raise DataError(f"{model} does not name its classes; give them with --labels (a file, a line each)")
+    if not labels:
         say(f"labels: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
     samples = labelled_pictures(data, names)
     chosen = np.random.default_rng(0).permutation(len(samples))[:TRIED]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeattn.datasets.labelled import distinct
 from edgeattn.deploy.foreign.graph import Graph, Port
 from edgeattn.errors import DataError
 from edgeattn.spec import InputSpec
@@ -102,7 +103,9 @@ def metadata(told: Mapping[str, str]) -> Metadata:
         if told["task"] != "classify":
             raise DataError(f"this is a model of ultralytics to {told['task']}; this version imports classifiers")
         names = ast.literal_eval(told["names"])
-        return Metadata(tuple(names[i] for i in sorted(names)), ZERO_TO_ONE, "rgb", ast.literal_eval(told["imgsz"])[0])
+        return Metadata(
+            distinct([names[i] for i in sorted(names)]), ZERO_TO_ONE, "rgb", ast.literal_eval(told["imgsz"])[0]
+        )
     api = {key.removeprefix("model_info "): value for key, value in told.items() if key.startswith("model_info ")}
     if api.get("model_type", "").lower() not in CLASSIFIERS:
         raise DataError(f"this is a model for {api['model_type']}; this version imports classifiers")
@@ -115,7 +118,7 @@ def metadata(told: Mapping[str, str]) -> Metadata:
         normalisation = (mean or (0.0, 0.0, 0.0), std or (1.0, 1.0, 1.0))
         if channels == "bgr":
             normalisation = (_reversed(normalisation[0]), _reversed(normalisation[1]))
-    return Metadata(tuple(api.get("labels", "").split()), normalisation, channels)
+    return Metadata(distinct(api.get("labels", "").split()), normalisation, channels)
 
 
 def _reversed(triple: Triple) -> Triple:
