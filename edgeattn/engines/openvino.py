@@ -216,8 +216,8 @@ def _layers(compiled: Any) -> dict[str, dict[str, int]]:
 
 
 def layer_name(name: str) -> str:
-    """A layer's name without what OpenVINO adds where it takes the bias apart."""
-    return name.removesuffix("/WithoutBiases")
+    """A layer's name without what OpenVINO adds where it takes the bias, or the scale of integers, apart."""
+    return name.removesuffix("/DequantizationMultiply").removesuffix("/WithoutBiases")
 
 
 def _version() -> str:
