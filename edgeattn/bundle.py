@@ -60,6 +60,8 @@ class Bundle:
                 return artefact
         held = ", ".join(f"{a.engine} {a.precision}" for a in self.artefacts) or "nothing yet"
         remedy = f"; make it with: edgeattn quantize {self.path}" if precision == "int8" else ""
+        if engine == "onnxruntime" and any(a.file.endswith(".xml") and a.precision == "float" for a in self.artefacts):
+            remedy = "; the model came as OpenVINO's IR, which nothing turns into ONNX: import an ONNX export of it"
         raise BundleError(f"{self.path} holds no {precision} artefact for {engine}; it holds: {held}{remedy}")
 
     def file(self, artefact: Artefact) -> Path:

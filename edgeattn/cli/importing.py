@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from edgeattn.cli.common import console, say, write_json
+from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,7 @@ CHANCE = 1.5
 
 
 def import_(
-    model: Annotated[Path, typer.Argument(help="A classifier's .onnx file.")],
+    model: Annotated[Path, typer.Argument(help="A classifier's .onnx, OpenVINO .xml, or the folder that holds that.")],
     *,
     data: Annotated[
         Path, typer.Option(help="Class folders named after labels, or a .csv of file and index (or label).")
@@ -40,7 +41,7 @@ def import_(
     out: Annotated[Path | None, typer.Option(help="The bundle; default: MODEL.edgeattn beside it.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
 ) -> None:
-    """Make a bundle of an ONNX classifier from elsewhere, checked through both engines, so that it runs like our own.
+    """Make a bundle of an ONNX or OpenVINO classifier from elsewhere, checked through both engines, so that it runs like our own.
 
     How it wants its pictures is read from the file (ultralytics, Model API), or found by trying what gives most right answers.
     """
@@ -48,20 +49,24 @@ def import_(
 
     from edgeattn.datasets.folder import natural
     from edgeattn.datasets.labelled import class_folders, labelled_pictures, read_labels
-    from edgeattn.deploy.importing import TRIED, import_onnx
+    from edgeattn.deploy.foreign import metadata, model_file, read_graph
+    from edgeattn.deploy.importing import TRIED, import_classifier
     from edgeattn.imaging import read_picture
     from edgeattn.spec import to_json
 
-    names = read_labels(labels) if labels else ()
+    names = read_labels(labels) if labels else metadata(read_graph(model_file(model)).told).labels
     if not names and data.is_dir():
-        names = told_by(model) or tuple(sorted((folder.name for folder in class_folders(data)), key=natural))
+        names = tuple(sorted((folder.name for folder in class_folders(data)), key=natural))
+    if not names:
+        raise DataError(f"{model} does not name its classes; give them with --labels (a file, a line each)")
+    if not labels:
         say(f"labels: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
     samples = labelled_pictures(data, names)
     chosen = np.random.default_rng(0).permutation(len(samples))[:TRIED]
     pictures = [(read_picture(samples[i].path), samples[i].label) for i in chosen]
-    found = import_onnx(
-        model, out or model.with_suffix(".edgeattn"), pictures, labels=names, normalisation=normalise, channels=channels,
-        imgsz=imgsz, crop=crop,
+    found = import_classifier(
+        model, out or (model if model.is_dir() else model.with_suffix("")), pictures, labels=names,
+        normalisation=normalise, channels=channels, imgsz=imgsz, crop=crop,
     )  # fmt: skip
     if found.tried:
         console.print(_table(found.tried, len(pictures)))
@@ -80,15 +85,6 @@ def import_(
          "failures": dict(found.failures or {}), "spec": to_json(found.bundle.spec)},
     )  # fmt: skip
     say(f"next:  edgeattn quantize {found.bundle.path} --data {data}")
-
-
-def told_by(model: Path) -> tuple[str, ...]:
-    """The labels that a file names itself."""
-    import onnx
-
-    from edgeattn.deploy.foreign import metadata
-
-    return metadata(onnx.load(model, load_external_data=False)).labels if model.is_file() else ()
 
 
 def _table(tried: Sequence[Tried], pictures: int) -> Table:

@@ -93,6 +93,9 @@ def read_labels(told: str) -> tuple[str, ...]:
     column = next((name for name in ("label", "name") if name in rows[0]), None)
     if column is None:
         raise DataError(f"{file} has no column 'label' or 'name'")
-    names = [row[column] for row in rows]
-    # Names that occur twice (ImageNet has two cranes) are told apart by their place.
+    return distinct([row[column] for row in rows])
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Names, those that occur twice (ImageNet has two cranes) told apart by their place."""
     return tuple(f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names))

@@ -1,8 +1,8 @@
-"""A classifier that somebody else exported to ONNX becomes a bundle: what its input wants is read, told, or found by trying.
+"""A classifier from elsewhere, ONNX or OpenVINO IR, becomes a bundle: what its input wants is read, told, or found by trying.
 
 Nothing of the graph is changed but what engines need: shapes made static, nodes named, a last softmax cut off (a bundle gives
 logits). Normalisation stays outside of the graph, as `imaging.prepare` does it: folding it into a first convolution that pads
-would change the borders.
+would change the borders. An IR's bundle holds `float.xml`, and OpenVINO alone runs it: nothing turns an IR into ONNX.
 """
 
 from __future__ import annotations
@@ -17,38 +17,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edgeattn.bundle import GOLDEN, SUFFIX, Bundle, sha256, write
 from edgeattn.deploy.foreign import (
-    channels_first,
+    ZERO_TO_ONE,
+    Graph,
+    Normalisation,
     input_of,
-    make_static,
     metadata,
+    model_file,
     output_of,
     read_graph,
-    swap_channels,
 )
-from edgeattn.engines import open_engine
+from edgeattn.engines import NAMES, open_engine
 from edgeattn.engines.base import Engine
 from edgeattn.errors import DataError, EngineError, GateError, NameNotFoundError
 from edgeattn.imaging import Picture, prepare
 from edgeattn.spec import Artefact, InputSpec, Spec
 
-ENGINES = ("onnxruntime", "openvino")
 GOLDEN_PICTURES = 50
 TRIED = 100
 """Labelled pictures on which normalisations are tried."""
 PARITY = 1e-3
-"""Greatest difference between the engines, as a fraction of the range of the logits."""
-NORMALISATIONS: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+"""Greatest difference between the engines, as a fraction of the range of the answers."""
+NORMALISATIONS: Mapping[str, Normalisation] = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    "0..1": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+    "0..1": ZERO_TO_ONE,
     "-1..1": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
     "0..255": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 """RGB mean and divisor on the 0-255 scale, by name: torchvision's and timm's, ultralytics', TensorFlow's, none."""
+TOLD = "as the file says"
+"""Name of a normalisation that is none of these."""
 CHANNELS = ("rgb", "bgr")
 
 Labelled = Sequence[tuple[Picture, int]]
@@ -59,7 +60,7 @@ class Tried:
     """One way to prepare pictures, tried on labelled ones."""
 
     normalisation: str
-    """Its name in `NORMALISATIONS`."""
+    """Its name in `NORMALISATIONS`, or `TOLD`."""
     channels: str
     """rgb or bgr."""
     top1: float
@@ -80,8 +81,8 @@ class Imported:
     """Engines that cannot run the file, and why."""
 
 
-def import_onnx(
-    file: Path,
+def import_classifier(
+    model: Path,
     path: Path,
     pictures: Labelled,
     *,
@@ -92,11 +93,11 @@ def import_onnx(
     crop: float = 1.0,
     provenance: Mapping[str, Any] | None = None,
 ) -> Imported:
-    """Make a bundle of a classifier's ONNX file and check it through both engines.
+    """Make a bundle of a classifier's file and check it through the engines that read it.
 
     Args:
-        file: one input of one picture, (1, 3, H, W) or (1, H, W, 3), float; one output (1, K) among its outputs. Sizes that
-            are left open need `imgsz`.
+        model: `.onnx`, or `.xml` with its `.bin`, or the folder of that: one input of one picture, (1, 3, H, W) or
+            (1, H, W, 3), float; one output (1, K) among its outputs. Sizes that are left open need `imgsz`.
         path: the bundle's folder; its name gets the ending `.edgeattn` where it lacks one.
         pictures: labelled pictures, (H, W, 3) BGR bytes; a label's place is that in `labels`. The first ones become golden.
         labels: names of the classes; empty: the file's metadata tell (ultralytics, Model API).
@@ -110,57 +111,79 @@ def import_onnx(
         DataError: the file is no classifier that can be run, or the labels do not fit; says what is missing.
         GateError: the engines give different answers; nothing is written.
     """
-    model = read_graph(file)
-    told = metadata(model)
+    file = model_file(model)
+    graph = read_graph(file)
+    told = metadata(graph.told)
     names = tuple(labels) or told.labels
     if not names:
         raise DataError(f"{file} does not name its classes; give them with --labels (a file, a line each)")
-    spec_input, nhwc = input_of(model, file, imgsz or told.imgsz)
-    spec = Spec("classify", replace(spec_input, crop=crop), names, output=output_of(model, file, len(names)))
-    make_static(model, file)
+    spec_input, nhwc = input_of(graph, file, imgsz or told.imgsz)
+    spec = Spec("classify", replace(spec_input, crop=crop), names, output=output_of(graph, file, len(names)))
+    place = [port.name for port in graph.outputs].index(spec.output)
+    graph.keep(spec.output)
+    graph.fix((1, spec_input.height, spec_input.width, 3) if nhwc else spec_input.shape)
     if nhwc:
-        channels_first(model)
-    for i, node in enumerate(model.graph.node):
-        node.name = node.name or f"-/{node.op_type}_{i}"
+        graph.channels_first()
     path = path if path.name.endswith(SUFFIX) else path.with_name(path.name + SUFFIX)
-    chosen, order = normalisation or told.normalisation, channels or told.channels
-    if order not in ("", *CHANNELS):
-        raise NameNotFoundError("order of channels", order, CHANNELS)
+    if channels not in ("", *CHANNELS):
+        raise NameNotFoundError("order of channels", channels, CHANNELS)
+    ways, known = _ways(normalisation, told.normalisation), channels or told.channels
+    orders = (known,) if known else CHANNELS
+    chosen, order = next(iter(ways)), orders[0]
     tried: tuple[Tried, ...] = ()
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        if not chosen:
-            opened, _ = _open(spec, model, Path(scratch) / "tried", stack)
-            tried = _try_all(next(iter(opened.values())), spec, pictures[:TRIED], order)
+        if len(ways) * len(orders) > 1:
+            opened, _ = _open(spec, graph, Path(scratch) / "tried", stack)
+            tried = _try_all(next(iter(opened.values())), spec, pictures[:TRIED], ways, orders)
             chosen, order = tried[0].normalisation, tried[0].channels
-        spec = replace(spec, input=_normalised(spec.input, chosen))
+        spec = replace(spec, input=_normalised(spec.input, ways[chosen]))
         if order == "bgr":
-            swap_channels(model, spec)
+            graph.swap_channels()
         inputs = np.concatenate([prepare(picture, spec.input) for picture, _ in pictures[:GOLDEN_PICTURES]])
-        opened, failures = _open(spec, model, Path(scratch) / "final", stack)
+        opened, failures = _open(spec, graph, Path(scratch) / "final", stack)
         answers = {name: _logits(engine, spec, inputs) for name, engine in opened.items()}
-    expected, gates = _gates(file, answers)
+    if [*answers] == ["openvino"]:  # no second engine to ask: is it still the model that came?
+        as_before = inputs[:, ::-1] if order == "bgr" else inputs
+        came = _as_it_came(file, place, as_before.transpose(0, 2, 3, 1) if nhwc else as_before)
+        gates = _gates(file, {"the file as it came": came, "openvino": _in_kind(answers["openvino"], came)})
+    else:
+        gates = _gates(file, answers)
+    expected = next(iter(answers.values()))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, inputs=inputs, **{spec.output: expected})  # type: ignore[arg-type]
-    files = {"float.onnx": model.SerializeToString(), GOLDEN: buffer.getvalue()}
-    artefacts = tuple(Artefact("float.onnx", e, "float", gates={"parity": gate}) for e, gate in gates.items())
-    about = {
-        "imported": {
-            "file": file.name,
-            "sha256": sha256(file),
-            "normalisation": chosen,
-            "channels": order or "rgb",
-        }
-    }
-    bundle = write(Bundle(path, spec, artefacts, about | dict(provenance or {})), files)
+    files = graph.files()
+    artefacts = tuple(Artefact(next(iter(files)), e, "float", gates={"parity": gates[e]}) for e in answers)
+    about = {"imported": {"file": file.name, "sha256": sha256(file), "normalisation": chosen, "channels": order}}
+    if file.suffix == ".xml":
+        about["imported"]["weights_sha256"] = sha256(file.with_suffix(".bin"))
+    bundle = write(Bundle(path, spec, artefacts, about | dict(provenance or {})), {**files, GOLDEN: buffer.getvalue()})
     return Imported(bundle, tried, failures)
 
 
-def _try_all(engine: Engine, spec: Spec, pictures: Labelled, channels: str) -> tuple[Tried, ...]:
-    """Every normalisation, in the order of channels that is told or in both, the best first."""
+def _ways(asked: str, told: Normalisation | None) -> Mapping[str, Normalisation]:
+    """The normalisations that come into question, by name.
+
+    Raises:
+        NameNotFoundError: none has the name that was asked for.
+    """
+    if asked:
+        if asked not in NORMALISATIONS:
+            raise NameNotFoundError("normalisation", asked, NORMALISATIONS)
+        return {asked: NORMALISATIONS[asked]}
+    if told is None:
+        return NORMALISATIONS
+    name = next((name for name, way in NORMALISATIONS.items() if np.allclose(way, told, atol=0.01)), TOLD)
+    return {name: told}
+
+
+def _try_all(
+    engine: Engine, spec: Spec, pictures: Labelled, ways: Mapping[str, Normalisation], orders: Sequence[str]
+) -> tuple[Tried, ...]:
+    """Every normalisation in every order of channels, the best first."""
     truth = np.array([label for _, label in pictures])
     found = []
-    for name, order in itertools.product(NORMALISATIONS, [channels] if channels else CHANNELS):
-        own = _normalised(spec.input, name)
+    for name, order in itertools.product(ways, orders):
+        own = _normalised(spec.input, ways[name])
         x_N3HW = np.concatenate([prepare(picture, own) for picture, _ in pictures])
         x_N3HW = x_N3HW if order == "rgb" else np.ascontiguousarray(x_N3HW[:, ::-1])
         logits_NK = _logits(engine, spec, x_N3HW).astype(np.float64)
@@ -170,31 +193,25 @@ def _try_all(engine: Engine, spec: Spec, pictures: Labelled, channels: str) -> t
     return tuple(sorted(found, key=lambda one: (-one.top1, -one.certainty)))
 
 
-def _normalised(spec: InputSpec, normalisation: str) -> InputSpec:
-    """The input with a normalisation of this name.
-
-    Raises:
-        NameNotFoundError: there is none.
-    """
-    if normalisation not in NORMALISATIONS:
-        raise NameNotFoundError("normalisation", normalisation, NORMALISATIONS)
-    mean, std = NORMALISATIONS[normalisation]
+def _normalised(spec: InputSpec, way: Normalisation) -> InputSpec:
+    mean, std = way
     return replace(spec, mean=mean, std=std)
 
 
 def _open(
-    spec: Spec, model: onnx.ModelProto, path: Path, stack: contextlib.ExitStack
+    spec: Spec, graph: Graph, path: Path, stack: contextlib.ExitStack
 ) -> tuple[dict[str, Engine], dict[str, str]]:
     """The engines that run a model, and why others do not.
 
     Raises:
         DataError: none of them does.
     """
-    artefacts = tuple(Artefact("float.onnx", engine, "float") for engine in ENGINES)
-    trial = write(Bundle(path, spec, artefacts), {"float.onnx": model.SerializeToString()})
+    files = graph.files()
+    file = next(iter(files))
+    trial = write(Bundle(path, spec, tuple(Artefact(file, engine, "float") for engine in graph.engines)), files)
     opened: dict[str, Engine] = {}
-    failures: dict[str, str] = {}
-    for name in ENGINES:
+    failures = {name: "it does not read OpenVINO's IR" for name in NAMES if name not in graph.engines}
+    for name in graph.engines:
         try:
             opened[name] = open_engine(trial, engine=name, precision="float")
         except EngineError as error:
@@ -202,7 +219,7 @@ def _open(
         else:
             stack.callback(opened[name].close)
     if not opened:
-        raise DataError(f"no engine runs it: {'; '.join(failures.values())}")
+        raise DataError(f"no engine runs it: {failures[graph.engines[0]]}")
     return opened, failures
 
 
@@ -218,24 +235,38 @@ def _logits(engine: Engine, spec: Spec, inputs: NDArray[np.generic]) -> NDArray[
     return np.concatenate([value.reshape(1, -1) for value in given]).astype(np.float32)
 
 
-def _gates(
-    file: Path, answers: Mapping[str, NDArray[np.float32]]
-) -> tuple[NDArray[np.float32], dict[str, dict[str, Any]]]:
-    """The first engine's logits, which are the golden ones, and for each engine how far it is from them.
+def _as_it_came(file: Path, place: int, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
+    """What OpenVINO gives by the file itself, (N, K), at this place of its outputs."""
+    from edgeattn.engines.openvino import openvino_core
+
+    compiled = openvino_core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    rows = [np.array(compiled(np.ascontiguousarray(inputs[i : i + 1]))[place]) for i in range(len(inputs))]
+    return np.concatenate([row.reshape(1, -1) for row in rows]).astype(np.float32)
+
+
+def _in_kind(logits_NK: NDArray[np.float32], wanted_NK: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits as what is wanted of them: probabilities, their logarithms, or logits as they are."""
+    logs_NK = logits_NK - logits_NK.max(1, keepdims=True)
+    logs_NK -= np.log(np.exp(logs_NK).sum(1, keepdims=True))
+    return min((logits_NK, logs_NK, np.exp(logs_NK)), key=lambda given: float(np.abs(given - wanted_NK).max()))
+
+
+def _gates(file: Path, answers: Mapping[str, NDArray[np.float32]]) -> dict[str, dict[str, Any]]:
+    """How far each one's answers are from the first one's.
 
     Raises:
         GateError: one of them gives other answers.
     """
     reference, expected = next(iter(answers.items()))
     gates = {}
-    for engine, given in answers.items():
+    for name, given in answers.items():
         difference = float(np.abs(given - expected).max() / max(float(np.ptp(expected)), 1e-6))
         if not difference <= PARITY:  # not a number is no agreement either
             raise GateError(
-                f"{file}: {engine} answers otherwise than {reference} (by {difference:.1e} of the logits' range, "
+                f"{file}: {name} answers otherwise than {reference} (by {difference:.1e} of the answers' range, "
                 f"allowed {PARITY:.0e}); nothing was written. One of them computes an operator wrongly: try another opset"
             )
-        gates[engine] = {
+        gates[name] = {
             "verdict": "passed", "difference": difference, "allowed": PARITY, "against": reference, "n": len(given)
         }  # fmt: skip
-    return expected, gates
+    return gates

@@ -42,6 +42,7 @@ from edgeattn.deploy.recipes import (
     Plan,
     quantize_for,
 )
+from edgeattn.deploy.structure import node_names
 from edgeattn.deploy.verify import LEAST_RANK, MAX_LOSS, MAX_MAP_JS, verify
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
@@ -130,7 +131,7 @@ class Ladder:
     """The tries on one bundle, and how they are made."""
 
     bundle: Bundle
-    """Holds `float.onnx`."""
+    """Holds a float artefact for each engine that is quantized for."""
     inputs: Sequence[Input]
     """Calibration inputs."""
     validation: Sequence[tuple[Picture, int]]
@@ -147,12 +148,12 @@ class Ladder:
     """What was tried, in order."""
 
     def __post_init__(self) -> None:
-        file = self.bundle.file(self.bundle.artefact("onnxruntime", "float"))
+        self._tuned: Path | None = None
+        self._source: Path | None = None
         if self.source is not None:
-            file = self.scratch / "source.onnx"
-            onnx.save(self.source, file)
-        self._files = {False: file}
-        paths = [path_of(node.name) for node in onnx.load(file, load_external_data=False).graph.node]
+            self._source = self.scratch / "source.onnx"
+            onnx.save(self.source, self._source)
+        paths = [path_of(name) for name in node_names(self._float(self.engines[0]))]
         self._blocks = list(dict.fromkeys(block for path in paths if (block := block_of(path)) is not None))
         self._calibrated_on = hashlib.sha256(b"".join(value.tobytes() for value in self.inputs)).hexdigest()
 
@@ -165,15 +166,17 @@ class Ladder:
         minutes: float,
         tune: Callable[[], onnx.ModelProto] | None = None,
         *,
-        engines: Sequence[str] = tuple(FILES),
+        engines: Sequence[str] = (),
         progress: bool = False,
     ) -> dict[str, Made]:
-        """Climb for each engine in about `minutes`, of which each has its share; `tune` makes the last rung's weights.
+        """Climb for each engine (default: all that there are) in about `minutes`, of which each has its share.
+
+        `tune` makes the last rung's weights.
 
         Raises:
             EdgeAttnError: a toolchain failed on the default recipe.
         """
-        started = time.monotonic()
+        started, engines = time.monotonic(), engines or self.engines
         chosen: dict[str, Made] = {}
         with progress_bar(progress, a_second=2) as bar:
             for i, engine in enumerate(engines):
@@ -203,9 +206,9 @@ class Ladder:
 
     def tuned_by(self, tune: Callable[[], onnx.ModelProto]) -> None:
         """Take the fine-tuned weights, once."""
-        if True not in self._files:
-            onnx.save(tune(), self.scratch / "tuned.onnx")
-            self._files[True] = self.scratch / "tuned.onnx"
+        if self._tuned is None:
+            self._tuned = self.scratch / "tuned.onnx"
+            onnx.save(tune(), self._tuned)
 
     def in_graph(self, block: str) -> str:
         """The path in the graph of a block of bundle.json."""
@@ -214,17 +217,34 @@ class Ladder:
     def files(self, engine: str, plan: Plan) -> tuple[Path, Path]:
         """The float file and what an engine opens of the int8 made of it by `plan`, in the scratch folder."""
         _, files = self._make(engine, plan, tuned=False)
-        return self._files[False], Path(str(files[FILES[engine][0]]))
+        return self._float(engine), Path(str(files[FILES[engine][0]]))
 
     @property
     def blocks(self) -> tuple[str, ...]:
         """The attention blocks, by their paths in the graph."""
         return tuple(self._blocks)
 
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Those with a float artefact: an IR from elsewhere has none for ONNX Runtime.
+
+        Raises:
+            BundleError: there are none.
+        """
+        held = {a.engine for a in self.bundle.artefacts if a.precision == "float" and a.target == "cpu"}
+        if not held:
+            self.bundle.artefact("onnxruntime", "float")
+        return tuple(engine for engine in FILES if engine in held)
+
+    def _float(self, engine: str, *, tuned: bool = False) -> Path:
+        """The file that an engine's int8 is made of."""
+        own = self._tuned if tuned else self._source
+        return own or self.bundle.file(self.bundle.artefact(engine, "float"))
+
     def _make(self, engine: str, plan: Plan, tuned: bool) -> Made:
         folder = self.scratch / engine
         folder.mkdir(exist_ok=True)
-        artefact, files = quantize_for(engine, self._files[tuned], folder, self.inputs, plan)
+        artefact, files = quantize_for(engine, self._float(engine, tuned=tuned), folder, self.inputs, plan)
         own = tuned or self.source is not None
         return replace(artefact, recipe={**artefact.recipe, "tuned": own}), files
 
@@ -274,8 +294,10 @@ class Ladder:
 
     def _key(self, engine: str, plan: Plan, tuned: bool, turn: int) -> str:
         """What a measurement depends on."""
-        what: Mapping[str, Any] = {
-            "source": sha256(self._files[tuned]),
+        source = self._float(engine, tuned=tuned)
+        weights = {"weights": sha256(source.with_suffix(".bin"))} if source.suffix == ".xml" else {}
+        what: Mapping[str, Any] = weights | {
+            "source": sha256(source),
             "calibration": self._calibrated_on,
             "validation": [len(self.validation), [label for _, label in self.validation]],
             "engine": engine,

@@ -1,4 +1,4 @@
-"""Int8 for both engines: quantized by a recipe or up the ladder, gated on the saved files, added to the bundle."""
+"""Int8 for every engine that runs the float model: by a recipe or up the ladder, gated on the saved files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import onnx
 from edgeattn.bundle import Bundle, extend
 from edgeattn.deploy.calibration import check
 from edgeattn.deploy.ladder import Bounds, Ladder, Step
-from edgeattn.deploy.recipes import FILES
 from edgeattn.deploy.results import Report, gates
 from edgeattn.deploy.verify import verify
 from edgeattn.engines.openvino import computes_bf16
@@ -47,13 +46,13 @@ def quantize(
     memory: Path | None = None,
     progress: bool = False,
 ) -> Quantized:
-    """Quantize for both engines, measure the saved files through them, and add them to the bundle with their verdicts.
+    """Quantize for the engines that run the float model, measure the saved files, add them to the bundle with their verdicts.
 
     Where the processor computes in bf16, the float file executed so is measured beside them, and is one of the bundle's
     artefacts if it passes: a rung that needs no file.
 
     Args:
-        bundle: holds `float.onnx`.
+        bundle: holds a float artefact; engines without one get no int8.
         calibration: pictures of any size, (H, W, 3) BGR bytes.
         validation: labelled pictures outside the calibration set.
         source: the float graph to take the weights from, as `export.to_onnx` makes it; None: the bundle's own. What is
@@ -76,7 +75,7 @@ def quantize(
     with tempfile.TemporaryDirectory() as scratch:
         ladder = Ladder(bundle, inputs, validation, Path(scratch), source, Bounds(loss=max_loss), memory)
         made = (
-            {engine: ladder.default(engine) for engine in FILES}
+            {engine: ladder.default(engine) for engine in ladder.engines}
             if not minutes
             else ladder.climb(minutes, tune, progress=progress)
         )
@@ -96,7 +95,9 @@ def quantize(
 
 
 def _in_bf16(bundle: Bundle) -> tuple[Artefact, ...]:
-    if not computes_bf16():
-        return ()
-    source = bundle.artefact("openvino", "float")
-    return (dataclasses.replace(source, precision="bf16", recipe={"executed": "bf16"}, gates={}),)
+    floats = [a for a in bundle.artefacts if (a.engine, a.target, a.precision) == ("openvino", "cpu", "float")]
+    return tuple(
+        dataclasses.replace(a, precision="bf16", recipe={"executed": "bf16"}, gates={})
+        for a in floats
+        if computes_bf16()
+    )

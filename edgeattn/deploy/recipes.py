@@ -42,6 +42,7 @@ ATTENTION_ORT = (
     "Concat",
     "Squeeze",
     "Transpose",
+    "LayerNormalization",
 )
 """ONNX operators that stay in float: elementwise and reducing ones, as they occur in attention branches."""
 ATTENTION_OV = (
@@ -132,6 +133,14 @@ def is_small(weight: str, macs: float) -> bool:
     return in_attention(weight) and macs < SMALL_MACS
 
 
+def _stays_float(kind: str, weight: str, path: str, macs: float) -> bool:
+    """Whether a layer with weights stays in float: a small one of a branch, and every MatMul of a branch or with few products.
+
+    The other ones are the linear layers of transformers from elsewhere.
+    """
+    return is_small(weight, macs) or (kind == "MatMul" and (in_attention(path) or macs < SMALL_MACS))
+
+
 def quantize_for(
     engine: str, source: Path, folder: Path, inputs: Sequence[Input], plan: Plan = DEFAULT_PLAN
 ) -> tuple[Artefact, dict[str, Path | bytes]]:
@@ -188,24 +197,28 @@ def quantize_onnxruntime(
 def float_nodes(model: onnx.ModelProto, plan: Plan = DEFAULT_PLAN) -> list[str]:
     """Names of the nodes that stay in float.
 
-    Those of `ATTENTION_ORT`, among them the input's normalisation; added constants, since a step of u8 is larger than the
-    small number that keeps a sum from zero before it divides; small layers of an attention branch; and what `plan` keeps.
+    Those of `ATTENTION_ORT`, among them the input's normalisation and products of two activations; added constants, since a
+    step of u8 is larger than the small number that keeps a sum from zero before it divides; a transformer's sums that are
+    normalised next, whose few large channels leave one range for all no steps for the others; small layers of an attention
+    branch; and what `plan` keeps.
     """
     constants = {tensor.name for tensor in model.graph.initializer if math.prod(tensor.dims) == 1}
+    normed = {node.input[0] for node in model.graph.node if node.op_type == "LayerNormalization"}
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     shapes = {
         value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in model.graph.value_info
     }
 
-    def small(node: onnx.NodeProto) -> bool:
+    def macs(node: onnx.NodeProto) -> float | None:
+        """Multiplications of a layer with weights; None: it is none."""
         name = node.input[1] if len(node.input) > 1 else ""
-        if node.op_type not in ("Conv", "Gemm") or name not in weights or node.output[0] not in shapes:
-            return False
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or name not in weights or node.output[0] not in shapes:
+            return None
         # Conv: out x in x kernel; Gemm: either way round, the same product over the outputs.
         places = math.prod(shapes[node.output[0]]) / (
             weights[name][0] if node.op_type == "Conv" else shapes[node.output[0]][-1]
         )
-        return is_small(name, places * math.prod(weights[name]))
+        return float(places * math.prod(weights[name]))
 
     def stays(node: onnx.NodeProto) -> bool:
         path = path_of(node.name)
@@ -213,11 +226,11 @@ def float_nodes(model: onnx.ModelProto, plan: Plan = DEFAULT_PLAN) -> list[str]:
             return True
         if plan.keeps(path) or plan.keeps_nothing(path):
             return plan.keeps(path)
-        return (
-            node.op_type in ATTENTION_ORT
-            or (node.op_type == "Add" and bool(constants & set(node.input)))
-            or small(node)
-        )
+        work = macs(node)
+        if work is not None:
+            return _stays_float(node.op_type, node.input[1], path, work)
+        kept = bool(constants & set(node.input)) or node.output[0] in normed
+        return node.op_type in ATTENTION_ORT or (node.op_type == "Add" and kept)
 
     return [node.name for node in model.graph.node if stays(node)]
 
@@ -235,22 +248,31 @@ def float_operations(model: Any, plan: Plan = DEFAULT_PLAN) -> list[str]:
             continue
         if kind in ("Constant", "Parameter", "Result") or (plan.keeps_nothing(path) and not plan.keeps(path)):
             continue
-        if plan.keeps(path) or kind in ATTENTION_OV or _is_small_layer(op):
+        weight = _weight(op)
+        if plan.keeps(path) or (weight is None and kind in ATTENTION_OV) or _is_normed(op):
             found.append(name)
+        elif weight is not None:
+            out = op.get_output_shape(0)
+            places = math.prod(out) / (out[1] if kind == "Convolution" else out[-1])
+            if _stays_float(kind, weight.get_friendly_name(), path, places * math.prod(weight.get_output_shape(0))):
+                found.append(name)
     return found
 
 
-def _is_small_layer(op: Any) -> bool:
+def _is_normed(op: Any) -> bool:
+    """Whether it is a sum that is normalised next."""
+    readers = [port.get_node().get_type_name() for port in op.output(0).get_target_inputs()]
+    return op.get_type_name() == "Add" and "MVN" in readers
+
+
+def _weight(op: Any) -> Any:
+    """The constant that a layer multiplies with; None: it is no layer with weights."""
     if op.get_type_name() not in ("Convolution", "MatMul"):
-        return False
+        return None
     source = op.input_value(1).get_node()
     while source.get_type_name() in ("Convert", "Reshape", "Transpose"):
         source = source.input_value(0).get_node()
-    if source.get_type_name() != "Constant":
-        return False
-    out = op.get_output_shape(0)
-    places = math.prod(out) / (out[1] if op.get_type_name() == "Convolution" else out[-1])
-    return is_small(source.get_friendly_name(), places * math.prod(source.get_output_shape(0)))
+    return source if source.get_type_name() == "Constant" else None
 
 
 def quantize_openvino(source: Path, target: Path, inputs: Sequence[Input], plan: Plan = DEFAULT_PLAN) -> dict[str, Any]:

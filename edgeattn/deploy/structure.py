@@ -37,6 +37,17 @@ def structure(file: Path, engine: Engine) -> Structure:
     return Structure(len(quantized), tuple(sorted(quantized - executed)), tuple(sorted(executed - quantized)))
 
 
+def node_names(file: Path) -> list[str]:
+    """Names of the nodes of an ONNX or OpenVINO file, in their order."""
+    if file.suffix == ".onnx":
+        import onnx
+
+        return [node.name for node in onnx.load(file, load_external_data=False).graph.node]
+    from edgeattn.engines.openvino import openvino_core
+
+    return [op.get_friendly_name() for op in openvino_core().read_model(file).get_ordered_ops()]
+
+
 def quantized_layers(file: Path) -> frozenset[str]:
     """Names of the layers of an ONNX or OpenVINO file whose both factors are quantized."""
     return _of_onnx(file) if file.suffix == ".onnx" else _of_openvino(file)

@@ -85,7 +85,7 @@ class OpenVinoEngine:
         except EngineError:
             raise
         except Exception as error:
-            raise EngineError(f"{file}: openvino {version} cannot compile it ({_line(error)})") from error
+            raise EngineError(f"{file}: openvino {version} cannot compile it ({telling_line(error)})") from error
         compile_ms = 1000.0 * (time.monotonic() - began)
         if [given.any_name for given in self._compiled.inputs] != [spec.input.name]:
             raise EngineError(f"{file} does not take '{spec.input.name}' as its one input; export the bundle again")
@@ -112,7 +112,7 @@ class OpenVinoEngine:
             # Copied: the request's own memory is written again by the next call.
             return {name: np.array(self._request.get_tensor(name).data) for name in self._outputs}
         except Exception as error:
-            raise EngineError(f"{self._file}: openvino failed to run it ({_line(error)})") from error
+            raise EngineError(f"{self._file}: openvino failed to run it ({telling_line(error)})") from error
 
     def close(self) -> None:
         """Free the compiled model."""
@@ -227,8 +227,8 @@ def _layers(compiled: Any) -> dict[str, dict[str, int]]:
 
 
 def layer_name(name: str) -> str:
-    """A layer's name without what OpenVINO adds where it takes the bias apart."""
-    return name.removesuffix("/WithoutBiases")
+    """A layer's name without what OpenVINO adds where it takes the bias, or the scale of integers, apart."""
+    return name.removesuffix("/DequantizationMultiply").removesuffix("/WithoutBiases")
 
 
 def _version() -> str:
@@ -237,7 +237,7 @@ def _version() -> str:
     return str(openvino.__version__).partition("-")[0]
 
 
-def _line(error: Exception) -> str:
+def telling_line(error: Exception) -> str:
     """The telling line of OpenVINO's message, which begins with the places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]

@@ -10,17 +10,21 @@ import discs
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from edgeattn.bundle import Bundle, load
 from edgeattn.deploy import quantize
 from edgeattn.deploy.calibration import check
 from edgeattn.deploy.export import export
-from edgeattn.deploy.recipes import float_nodes
+from edgeattn.deploy.recipes import float_nodes, quantize_for
+from edgeattn.deploy.structure import Structure, quantized_layers, structure
 from edgeattn.engines import held, open_artefact, open_engine
-from edgeattn.engines.openvino import computes_bf16
+from edgeattn.engines.onnxruntime import OnnxRuntimeEngine
+from edgeattn.engines.openvino import OpenVinoEngine, computes_bf16
 from edgeattn.errors import DataError, EngineError
 from edgeattn.imaging import prepare
 from edgeattn.nn import build_model
+from edgeattn.spec import InputSpec, Spec
 from edgeattn.train import Recipe, train
 
 CALIBRATION = [picture for picture, _ in discs.pictures(16, seed=1)]
@@ -193,3 +197,59 @@ def test_what_keeps_a_divisor_from_zero_stays_in_float_and_shortcuts_do_not(tmp_
     guards = {node.name for node in adds if node.output[0] in divisors}
     assert guards
     assert {node.name for node in adds} & kept == guards
+
+
+def a_transformer(file: Path) -> Path:
+    """One head over 16 patches, as others export it: its linear layers are MatMuls with weights, and so is a small one."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "patches": rng.normal(0, 0.1, (64, 3, 8, 8)), "qk": rng.normal(0, 0.1, (64, 128)),
+        "small": rng.normal(0, 0.1, (64, 64)), "head": rng.normal(0, 0.1, (64, 3)), "ones": np.ones(64), "scale": np.array(0.125),
+    }  # fmt: skip
+    held = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    held += [numpy_helper.from_array(np.array(value), name) for name, value in (("flat", [1, 64, 16]), ("axes", [1]))]
+    nodes = [
+        helper.make_node("Conv", ["x", "patches"], ["map"], strides=[8, 8]),
+        helper.make_node("Reshape", ["map", "flat"], ["channels"]),
+        helper.make_node("Transpose", ["channels"], ["tokens"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["tokens", "qk"], ["both"]),
+        helper.make_node("Split", ["both"], ["q", "k"], axis=2, num_outputs=2),
+        helper.make_node("Transpose", ["k"], ["kT"], perm=[0, 2, 1]),
+        helper.make_node("Mul", ["q", "scale"], ["scaled"]),
+        helper.make_node("MatMul", ["scaled", "kT"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["weights"], axis=-1),
+        helper.make_node("MatMul", ["tokens", "small"], ["values"]),
+        helper.make_node("MatMul", ["weights", "values"], ["mixed"]),
+        helper.make_node("Add", ["mixed", "tokens"], ["sum"]),
+        helper.make_node("LayerNormalization", ["sum", "ones"], ["normed"]),
+        helper.make_node("ReduceMean", ["normed", "axes"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "head"], ["logits"]),
+    ]
+    for node in nodes:
+        node.name = f"/{node.output[0]}"
+    x, logits = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1, 3, 32, 32]), ("logits", [1, 3]))
+    )
+    graph = helper.make_graph(nodes, "g", [x], [logits], held)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), file)
+    return file
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_transformer_s_large_linear_layers_are_quantized(engine: str, tmp_path: Path) -> None:
+    """Products of two activations, layers with few multiplications, and sums that are normalised next stay in float."""
+    inputs = list(np.random.default_rng(1).normal(0, 1, (8, 1, 3, 32, 32)).astype(np.float32))
+    artefact, files = quantize_for(engine, a_transformer(tmp_path / "m.onnx"), tmp_path, inputs)
+    file = Path(str(files[artefact.file]))
+    assert quantized_layers(file) == {"/map", "/both"}
+    spec = Spec("classify", InputSpec(32, 32, "nchw_f32", name="x"), ("a", "b", "c"))
+    opened = {"onnxruntime": OnnxRuntimeEngine, "openvino": OpenVinoEngine}[engine](file, spec, threads=1)
+    assert structure(file, opened) == Structure(2)
+    opened.close()
+    if engine == "onnxruntime":
+        graph = onnx.load(file).graph
+        integers = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+        floats = [node.input[0] for node in graph.node if node.op_type in ("Add", "LayerNormalization")]
+        assert len(floats) == 2
+        assert not integers.intersection(floats)

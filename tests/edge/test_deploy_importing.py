@@ -8,18 +8,23 @@ from typing import Any
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 import tiny
 from onnx import TensorProto, helper, numpy_helper
+from openvino.preprocess import PrePostProcessor
 
 from edgeattn._cv2 import cv2
 from edgeattn.bundle import load
 from edgeattn.cli import main
 from edgeattn.datasets.labelled import read_labels
 from edgeattn.deploy import importing, verify
-from edgeattn.deploy.importing import Labelled, import_onnx
+from edgeattn.deploy.importing import Labelled, import_classifier
+from edgeattn.deploy.lint import lint
+from edgeattn.deploy.peer import export_peer
 from edgeattn.engines import open_engine
-from edgeattn.errors import DataError, EdgeAttnError, GateError
+from edgeattn.engines.openvino import openvino_core
+from edgeattn.errors import BundleError, DataError, EdgeAttnError, GateError
 from edgeattn.imaging import prepare
 from edgeattn.tasks import decode
 
@@ -76,16 +81,34 @@ def brightness(file: Path, **options: Any) -> Path:
     return a_model(file, np.array([[-1, 1]] * 3) * 20, [28, -28], **options)
 
 
-def test_the_normalisation_is_found_by_trying(tmp_path: Path) -> None:
+def as_ir(file: Path) -> Path:
+    """OpenVINO's form of an ONNX file, which is removed."""
+    openvino.save_model(openvino_core().read_model(file), file.with_suffix(".xml"))
+    file.unlink()
+    return file.with_suffix(".xml")
+
+
+def as_it_is(file: Path) -> Path:
+    return file
+
+
+FORMS = pytest.mark.parametrize(
+    ("form", "engines"), [(as_it_is, ("onnxruntime", "openvino")), (as_ir, ("openvino",))], ids=["onnx", "ir"]
+)
+
+
+@FORMS
+def test_the_normalisation_is_found_by_trying(form: Any, engines: tuple[str, ...], tmp_path: Path) -> None:
     pictures = bytes_of(shades())
-    found = import_onnx(brightness(tmp_path / "m.onnx"), tmp_path / "m", pictures, labels=SIDES)
+    found = import_classifier(form(brightness(tmp_path / "m.onnx")), tmp_path / "m", pictures, labels=SIDES)
     assert [one.top1 for one in found.tried[:3]] == [1.0, 1.0, 0.5]
     assert (found.tried[0].normalisation, found.tried[0].channels) == ("0..1", "rgb")
     bundle = load(tmp_path / "m.edgeattn")
     assert bundle.spec.input.shape == (1, 3, 32, 32)
     assert bundle.spec.input.std == (255.0, 255.0, 255.0)
     assert bundle.provenance["imported"]["normalisation"] == "0..1"
-    for name in ("onnxruntime", "openvino"):
+    assert tuple(artefact.engine for artefact in bundle.artefacts) == engines
+    for name in engines:
         engine = open_engine(bundle, engine=name, precision="float")
         outputs = engine.infer(prepare(pictures[1][0], bundle.spec.input))
         # logits, not the probabilities that the file gives: 3 * 20 * (140 / 255) - 28
@@ -95,18 +118,20 @@ def test_the_normalisation_is_found_by_trying(tmp_path: Path) -> None:
     assert verify(bundle, pictures).verdict == "passed"
 
 
+@FORMS
 @pytest.mark.parametrize("last", [False, True])
-def test_the_order_of_channels_is_found_and_turned_inside(last: bool, tmp_path: Path) -> None:
+def test_the_order_of_channels_is_found_and_turned_inside(
+    last: bool, form: Any, engines: tuple[str, ...], tmp_path: Path
+) -> None:
     """A net that was trained on BGR (its first channel is blue) gets RGB like all others."""
     opponents = (np.eye(3)[:, ::-1] * 3 - 1) * 5
     pictures = tiny.pictures(24)
-    found = import_onnx(
-        a_model(tmp_path / "m.onnx", opponents, [0, 0, 0], last=last), tmp_path / "m", pictures, labels=COLOURS
-    )
+    file = form(a_model(tmp_path / "m.onnx", opponents, [0, 0, 0], last=last))
+    found = import_classifier(file, tmp_path / "m", pictures, labels=COLOURS)
     assert found.tried[0].channels == "bgr"
     assert found.tried[0].top1 == 1.0
     spec = found.bundle.spec
-    for name in ("onnxruntime", "openvino"):
+    for name in engines:
         engine = open_engine(found.bundle, engine=name, precision="float")
         answers = [decode(engine.infer(prepare(picture, spec.input)), spec).index for picture, _ in pictures]
         engine.close()
@@ -119,14 +144,99 @@ def test_what_the_file_says_is_believed(tmp_path: Path) -> None:
     told = {"author": "Ultralytics", "task": "classify", "names": "{0: 'dark', 1: 'bright'}", "imgsz": "[64, 64]"}
     helper.set_model_props(model, told)
     onnx.save(model, file)
-    found = import_onnx(file, tmp_path / "m", bytes_of(shades()))
+    found = import_classifier(file, tmp_path / "m", bytes_of(shades()))
     assert found.tried == ()
     assert found.bundle.spec.labels == SIDES
     assert (found.bundle.spec.input.height, found.bundle.spec.input.std[0]) == (64, 255.0)
     helper.set_model_props(model, told | {"task": "detect"})
     onnx.save(model, file)
     with pytest.raises(DataError, match="ultralytics to detect"):
-        import_onnx(file, tmp_path / "m", bytes_of(shades()))
+        import_classifier(file, tmp_path / "m", bytes_of(shades()))
+
+
+def test_what_an_ultralytics_folder_says_is_believed(tmp_path: Path) -> None:
+    folder = tmp_path / "yolo11n-cls_openvino_model"
+    folder.mkdir()
+    file = as_ir(brightness(folder / "m.onnx", size=("h", "w")))
+    told = "description: x\ntask: {task}\nimgsz:\n- 64\n- 64\nnames:\n  0: 'no'\n  1: great\n    white, shark\n"
+    (folder / "metadata.yaml").write_text(told.format(task="classify"))
+    found = import_classifier(folder, folder, bytes_of(shades()))
+    assert found.bundle.path == tmp_path / "yolo11n-cls_openvino_model.edgeattn"
+    assert found.bundle.spec.labels == ("no", "great white, shark")
+    assert (found.tried, found.bundle.spec.input.height) == ((), 64)
+    assert found.failures == {"onnxruntime": "it does not read OpenVINO's IR"}
+    (folder / "metadata.yaml").write_text(told.format(task="detect"))
+    with pytest.raises(DataError, match="ultralytics to detect"):
+        import_classifier(folder, folder, bytes_of(shades()))
+    (folder / "metadata.yaml").write_text("names: [")
+    with pytest.raises(DataError, match=r"metadata.yaml cannot be read .* restore it, or remove it"):
+        import_classifier(file, folder, bytes_of(shades()))
+
+
+def told_to_model_api(file: Path, **told: str) -> Path:
+    model = openvino_core().read_model(file)
+    file.unlink()
+    for key, value in told.items():
+        model.set_rt_info(value, ["model_info", key])
+    openvino.save_model(model, file.with_suffix(".xml"))
+    return file.with_suffix(".xml")
+
+
+@FORMS
+def test_what_model_api_is_told_is_believed(form: Any, engines: tuple[str, ...], tmp_path: Path) -> None:
+    """A net that takes BGR, less 100, 110, 120 in that order: its mean is turned with its channels."""
+    told = {
+        "model_type": "Classification", "labels": "red_one green blue", "reverse_input_channels": "False",
+        "mean_values": "100 110 120", "scale_values": "50",
+    }  # fmt: skip
+    opponents = (np.eye(3)[:, ::-1] * 3 - 1) * 5
+    file = a_model(tmp_path / "m.onnx", opponents, np.array([100, 110, 120]) / 50 @ opponents)
+    if form is as_ir:
+        file = told_to_model_api(file, **told)
+    else:
+        model = onnx.load(file)
+        helper.set_model_props(model, {f"model_info {key}": value for key, value in told.items()})
+        onnx.save(model, file)
+    pictures = tiny.pictures(24)
+    found = import_classifier(file, tmp_path / "m", pictures)
+    assert found.tried == ()
+    spec = found.bundle.spec
+    assert spec.labels == ("red_one", "green", "blue")
+    assert (spec.input.mean, spec.input.std) == ((120.0, 110.0, 100.0), (50.0, 50.0, 50.0))
+    assert found.bundle.provenance["imported"]["normalisation"] == importing.TOLD
+    for artefact in found.bundle.artefacts:
+        engine = open_engine(found.bundle, engine=artefact.engine, precision="float")
+        answers = [decode(engine.infer(prepare(picture, spec.input)), spec).index for picture, _ in pictures]
+        engine.close()
+        assert answers == [label for _, label in pictures]
+
+
+def test_a_detector_that_model_api_knows_is_refused(tmp_path: Path) -> None:
+    file = told_to_model_api(brightness(tmp_path / "m.onnx"), model_type="ssd", labels="dark bright")
+    with pytest.raises(DataError, match="a model for ssd; this version imports classifiers"):
+        import_classifier(file, tmp_path / "m", bytes_of(shades()))
+
+
+def test_an_ir_that_is_changed_too_much_makes_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers are those of the file as it came, which gives probabilities, through another door."""
+    file = as_ir(brightness(tmp_path / "m.onnx"))
+    original = importing._logits
+    monkeypatch.setattr(importing, "_logits", lambda *given: original(*given) * 0.5)
+    with pytest.raises(GateError, match="openvino answers otherwise than the file as it came"):
+        import_classifier(file, tmp_path / "m", bytes_of(shades()), labels=SIDES)
+    assert not (tmp_path / "m.edgeattn").exists()
+
+
+def test_an_ir_has_no_onnx(tmp_path: Path) -> None:
+    file = as_ir(brightness(tmp_path / "m.onnx"))
+    bundle = import_classifier(file, tmp_path / "m", bytes_of(shades()), labels=SIDES).bundle
+    assert sorted(bundle.sha256) == ["float.bin", "float.xml", "golden/golden.npz"]
+    with pytest.raises(BundleError, match=r"no float artefact for onnxruntime.*came as OpenVINO's IR.*ONNX export"):
+        bundle.artefact("onnxruntime", "float")
+    with pytest.raises(BundleError, match=r"came as OpenVINO's IR"):
+        lint(bundle)
+    with pytest.raises(BundleError, match=r"came as OpenVINO's IR"):
+        export_peer(bundle, tmp_path / "peer")
 
 
 def unknown_operator(file: Path) -> Path:
@@ -142,28 +252,102 @@ def no_model(file: Path) -> Path:
     return file
 
 
+def with_preprocessing(file: Path) -> Path:
+    """As Model API and others put it inside: bytes, channels last."""
+    steps = PrePostProcessor(openvino_core().read_model(file))
+    steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    openvino.save_model(steps.build(), file.with_suffix(".xml"))
+    return file.with_suffix(".xml")
+
+
+def without_weights(file: Path) -> Path:
+    file.with_suffix(".bin").unlink()
+    return file
+
+
+def cut_off(file: Path) -> Path:
+    weights = file.with_suffix(".bin")
+    weights.write_bytes(weights.read_bytes()[:8])
+    return file
+
+
+def two_inputs(file: Path) -> Path:
+    model = onnx.load(brightness(file))
+    model.graph.input.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2]))
+    model.graph.node[2].input[1] = "y"
+    onnx.save(model, file)
+    return file
+
+
+def detector(file: Path) -> Path:
+    """Gives six numbers of sixteen places."""
+    x, boxes = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1, 3, 32, 32]), ("boxes", [1, 6, 16]))
+    )
+    shape = numpy_helper.from_array(np.array([1, 6, 16 * 32]), "shape")
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["flat"]),
+        helper.make_node("MaxPool", ["flat"], ["boxes"], kernel_shape=[32], strides=[32]),
+    ]
+    graph = helper.make_graph(nodes, "g", [x], [boxes], [shape])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), file)
+    return file
+
+
+def quantized(file: Path) -> Path:
+    """Its means go through eight bits."""
+    model = onnx.load(brightness(file))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.01), "scale"))
+    model.graph.initializer.append(numpy_helper.from_array(np.uint8(0), "zero"))
+    there = helper.make_node("QuantizeLinear", ["mean", "scale", "zero"], ["bytes"])
+    back = helper.make_node("DequantizeLinear", ["bytes", "scale", "zero"], ["again"])
+    model.graph.node[1].input[0] = "again"
+    model.graph.node.insert(1, there)
+    model.graph.node.insert(2, back)
+    onnx.save(model, file)
+    return file
+
+
 @pytest.mark.parametrize(
     ("made", "labels", "said"),
     [
         (lambda f: brightness(f, size=("h", "w")), SIDES, r"leaves the size of its pictures open .*--imgsz"),
         (lambda f: brightness(f, batch=4), SIDES, "takes 4 pictures at once"),
-        (lambda f: brightness(f, kind=TensorProto.FLOAT16), SIDES, "type FLOAT16; export it with float32"),
+        (lambda f: brightness(f, kind=TensorProto.FLOAT16), SIDES, "type float16; export it with float32"),
         (brightness, COLOURS, "none fits 3 labels"),
         (brightness, (), "does not name its classes"),
         (unknown_operator, SIDES, "Frobnicate"),
         (no_model, SIDES, "cannot be read as ONNX"),
+        (lambda f: f, SIDES, "there is no .*m.onnx; name an .onnx file"),
+        (lambda f: f.parent, SIDES, r"should hold one model.xml and holds none"),
+        (lambda f: as_ir(brightness(f, size=("h", "w"))), SIDES, r"leaves the size of its pictures open .*--imgsz"),
+        (lambda f: as_ir(brightness(f, batch=4)), SIDES, "takes 4 pictures at once"),
+        (lambda f: with_preprocessing(brightness(f)), SIDES, "type u8; export it with float32"),
+        (lambda f: as_ir(brightness(f)), COLOURS, r"gives probabilities \[0, 2\]: none fits 3 labels"),
+        (lambda f: as_ir(brightness(f)), (), "does not name its classes"),
+        (lambda f: without_weights(as_ir(brightness(f))), SIDES, "lacks its weights; copy m.bin beside it"),
+        (lambda f: cut_off(as_ir(brightness(f))), SIDES, r"m.xml cannot be read as OpenVINO IR"),
+        (two_inputs, SIDES, r"takes x .*, y .*; a classifier of pictures takes one input"),
+        (lambda f: as_ir(two_inputs(f)), SIDES, r"takes x .*, y .*; a classifier of pictures takes one input"),
+        (lambda f: as_ir(detector(f)), SIDES, r"gives boxes \[1, 6, 16\]: none fits 2 labels"),
+        (quantized, SIDES, r"is quantized already \(2 times DequantizeLinear, QuantizeLinear\)"),
+        (lambda f: as_ir(quantized(f)), SIDES, r"is quantized already \(1 times FakeQuantize\)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_run_is_refused(made: Any, labels: tuple[str, ...], said: str, tmp_path: Path) -> None:
     with pytest.raises(EdgeAttnError, match=said):
-        import_onnx(made(tmp_path / "m.onnx"), tmp_path / "m", bytes_of(shades()), labels=labels)
+        import_classifier(made(tmp_path / "m.onnx"), tmp_path / "m", bytes_of(shades()), labels=labels)
     assert not (tmp_path / "m.edgeattn").exists()
 
 
-def test_a_size_left_open_is_chosen(tmp_path: Path) -> None:
-    file = brightness(tmp_path / "m.onnx", size=("h", "w"))
-    found = import_onnx(file, tmp_path / "m", bytes_of(shades()), labels=SIDES, imgsz=48, normalisation="0..1")
+@FORMS
+def test_a_size_left_open_is_chosen(form: Any, engines: tuple[str, ...], tmp_path: Path) -> None:
+    file = form(brightness(tmp_path / "m.onnx", size=("h", "w")))
+    found = import_classifier(file, tmp_path / "m", bytes_of(shades()), labels=SIDES, imgsz=48, normalisation="0..1")
     assert found.bundle.spec.input.shape == (1, 3, 48, 48)
+    assert [artefact.gates["parity"]["verdict"] for artefact in found.bundle.artefacts] == ["passed"] * len(engines)
 
 
 def test_an_old_opset_is_raised(tmp_path: Path) -> None:
@@ -183,7 +367,7 @@ def test_an_old_opset_is_raised(tmp_path: Path) -> None:
         ],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=4), tmp_path / "m.onnx")
-    found = import_onnx(tmp_path / "m.onnx", tmp_path / "m", bytes_of(shades()), labels=SIDES)
+    found = import_classifier(tmp_path / "m.onnx", tmp_path / "m", bytes_of(shades()), labels=SIDES)
     assert found.tried[0].normalisation == "0..1"
     held = onnx.load(found.bundle.path / "float.onnx")
     assert [entry.version for entry in held.opset_import] == [13]
@@ -198,7 +382,7 @@ def test_engines_that_differ_make_no_bundle(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(importing, "_logits", off)
     with pytest.raises(GateError, match="openvino answers otherwise than onnxruntime"):
-        import_onnx(brightness(tmp_path / "m.onnx"), tmp_path / "m", bytes_of(shades()), labels=SIDES)
+        import_classifier(brightness(tmp_path / "m.onnx"), tmp_path / "m", bytes_of(shades()), labels=SIDES)
     assert not (tmp_path / "m.edgeattn").exists()
 
 

@@ -53,7 +53,7 @@ def prepare_intel(bundle: Bundle, calibration: Sequence[Input]) -> Prepared:
             "name them with --calibration RUN/calibration.toml"
         )
     with tempfile.TemporaryDirectory() as scratch:
-        source = bundle.file(bundle.artefact("onnxruntime", "float"))
+        source = bundle.file(bundle.artefact("openvino", "float"))
         made, files = quantize_for("openvino", source, Path(scratch), calibration, PLAN)
         content = {name: Path(scratch) / name for name in FILES}
         for name, written in zip(FILES, files.values(), strict=True):
