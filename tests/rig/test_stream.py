@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from mjpeg import MjpegCamera, stamped_ns
+from mjpeg import MjpegCamera
+from stamps import read_stamp
 
 from edgeattn._cv2 import cv2
 from edgeattn.bundle import Bundle
@@ -36,7 +37,7 @@ def watch(url: str, infer_ms: float, frames: int) -> tuple[list[Result], list[fl
     results, true_ms = [], []
     with Pipeline(BUNDLE, Camera(url, timeout_s=2), opened_engine=FakeEngine(RED, infer_ms)) as pipeline:
         for result in pipeline:
-            true_ms.append((time.monotonic_ns() - stamped_ns(result.frame.picture)) / NS_PER_MS)
+            true_ms.append((time.monotonic_ns() - read_stamp(result.frame.picture).ns) / NS_PER_MS)
             results.append(result)
             if len(results) == frames:
                 break
