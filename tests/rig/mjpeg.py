@@ -189,6 +189,7 @@ class _Server:
         self._spoilt: collections.deque[str] = collections.deque()
         self._viewers: dict[_Viewer, threading.Thread] = {}
         self._accepted = 0
+        self._held = threading.Event()
         self._refusing = time.monotonic() + missing_s  # until then; so are the next three
         self._stalled = self._unplugged = self._deaf = 0.0
         self.port = 0
@@ -222,11 +223,13 @@ class _Server:
 
     def unplug(self, seconds: float) -> None:
         self._stalled = self._unplugged = time.monotonic() + seconds
+        self._held.clear()
         self._door.listen(0)
         fillers = [socket.socket() for _ in range(4)]  # once the queue is full, the kernel ignores who knocks
         for filler in fillers:
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.1", self.port))
+            self._held.wait(2)  # the first one is taken out of the queue, see `_attend`
         threading.Timer(seconds, lambda: [filler.close() for filler in fillers]).start()
 
     def spoil(self, how: str, frames: int) -> None:
@@ -250,10 +253,13 @@ class _Server:
         while True:
             _sleep_until(lambda: self._refusing)
             with contextlib.suppress(OSError):  # `refuse` shut the door
+                self._door.listen()
                 while True:
-                    self._door.listen()
                     connection = self._door.accept()[0]
-                    _sleep_until(lambda: self._unplugged)
+                    self._held.set()
+                    if self._unplugged > time.monotonic():
+                        _sleep_until(lambda: self._unplugged)
+                        self._door.listen()
                     self._welcome(connection)
             self._door.close()
             self._door = self._bind()

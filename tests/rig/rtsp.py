@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import random
 import signal
 import subprocess
@@ -71,18 +70,19 @@ class RtspCamera(Remote):
 
     def freeze(self, seconds: float) -> Fault:
         """Stop the server's process for a while: connections are made, nobody answers, and no frame comes."""
-        fault = self._fault("connections", seconds=seconds)
-        os.kill(self._process.pid, signal.SIGSTOP)
+        began_ns = time.monotonic_ns()
+        self._process.send_signal(signal.SIGSTOP)
         threading.Timer(seconds, self._process.send_signal, [signal.SIGCONT]).start()
-        return fault._replace(name="freeze")
+        return Fault("freeze", began_ns, began_ns + round(seconds * 1e9))
 
     def resize(self, width: int, height: int) -> Fault:
         """Go on in another size, within the same stream."""
         return self._fault("resize", width, height)
 
-    def connections(self) -> int:
-        """How many viewers there are now."""
-        return int(self.ask("viewers"))
+    def connections(self) -> tuple[int, int]:
+        """How many viewers there are now, and how many connections were ever made."""
+        now, ever = self.ask("connections")
+        return now, ever
 
 
 class _Server:
@@ -100,6 +100,7 @@ class _Server:
         self._keep = GstRtspServer.RTSPFilterResult.KEEP
         self._fps, self._stalled = fps, 0.0
         self._eye: Any = None
+        self._accepted = 0
         self._draw(*size)
         factory = GstRtspServer.RTSPMediaFactory()
         factory.set_launch(PIPELINE.format(fps=fps))
@@ -110,6 +111,7 @@ class _Server:
         self._server.set_address("127.0.0.1")
         self._server.set_service("0")
         self._server.get_mount_points().add_factory("/video", factory)
+        self._server.connect("client-connected", self._count)
         self._door = self._server.attach(None)
         self.port = self._server.get_bound_port()
         self._server.set_service(str(self.port))
@@ -132,8 +134,8 @@ class _Server:
     def resize(self, width: int, height: int) -> None:
         self._draw(width, height)
 
-    def viewers(self) -> int:
-        return len(self._server.client_filter(None))
+    def connections(self) -> tuple[int, int]:
+        return len(self._server.client_filter(None)), self._accepted
 
     # The main loop's.
 
@@ -152,6 +154,9 @@ class _Server:
         self._door = self._server.attach(None)
         return False
 
+    def _count(self, *_: Any) -> None:
+        self._accepted += 1
+
     def _configure(self, _: Any, media: Any) -> None:
         self._eye = media.get_element().get_by_name("eye")
 
@@ -165,13 +170,13 @@ class _Server:
         self._scene = (width, height, 2 * rows, bytes([128]) * (width * height // 2))
 
     def _film(self) -> None:
-        start, index = time.monotonic(), 0
+        due, index = time.monotonic(), 0
         caps_set: tuple[Any, ...] = ()
         while True:
+            while (left := max(due, self._stalled) - time.monotonic()) > 0:
+                time.sleep(min(left, 0.05))
             index += 1
-            time.sleep(max(0.0, start + index / self._fps - time.monotonic()))
-            while (left := self._stalled - time.monotonic()) > 0:
-                time.sleep(left)
+            due = max(due + 1 / self._fps, time.monotonic())
             eye, (width, height, scene, colour) = self._eye, self._scene
             if eye is None:
                 continue
