@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from remote import Fault, Remote, obey
+from remote import Fault, Remote, later, obey
 from stamps import STRIP, Stamp, stamp_row
 
 from edgeattn._cv2 import cv2
@@ -230,7 +230,7 @@ class _Server:
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.1", self.port))
             self._held.wait(2)  # the first one is taken out of the queue, see `_attend`
-        threading.Timer(seconds, lambda: [filler.close() for filler in fillers]).start()
+        later(seconds, lambda: [filler.close() for filler in fillers])
 
     def spoil(self, how: str, frames: int) -> None:
         self._spoilt.extend([how] * frames)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
@@ -63,6 +65,13 @@ class Remote:
         if not line:
             raise RuntimeError(f"the camera's process died (exit code {self._process.wait(5)})")
         return json.loads(line)
+
+
+def later(seconds: float, what: Callable[[], Any]) -> None:
+    """Do it after a while, unless the process ends before."""
+    timer = threading.Timer(seconds, what)
+    timer.daemon = True
+    timer.start()
 
 
 def obey(camera: Any) -> None:

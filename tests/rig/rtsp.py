@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from remote import Fault, Remote, obey
+from remote import Fault, Remote, later, obey
 from stamps import STRIP, Stamp, stamp_row
 
 PYTHON = "/usr/bin/python3"
@@ -72,7 +72,7 @@ class RtspCamera(Remote):
         """Stop the server's process for a while: connections are made, nobody answers, and no frame comes."""
         began_ns = time.monotonic_ns()
         self._process.send_signal(signal.SIGSTOP)
-        threading.Timer(seconds, self._process.send_signal, [signal.SIGCONT]).start()
+        later(seconds, lambda: self._process.send_signal(signal.SIGCONT))
         return Fault("freeze", began_ns, began_ns + round(seconds * 1e9))
 
     def resize(self, width: int, height: int) -> Fault:
@@ -97,7 +97,6 @@ class _Server:
 
         Gst.init(None)
         self._gst, self._glib, self._remove = Gst, GLib, GstRtspServer.RTSPFilterResult.REMOVE
-        self._keep = GstRtspServer.RTSPFilterResult.KEEP
         self._fps, self._stalled = fps, 0.0
         self._eye: Any = None
         self._accepted = 0
