@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from edgeattn.train import TrainingData
+
 TOOLS = Path(__file__).parents[2] / "tools"
 LOG = """2026-11-22 07:02:53.456 [W:onnxruntime:, qnn.cc:565 Create] \x1b[0;93m/home/someone/box/model.onnx is refused\x1b[m
 see https://onnxruntime.ai/docs/quantization.html
@@ -47,7 +49,7 @@ def test_only_what_is_not_there_is_measured(
         return sweep.key(options, name) | (told if green else {"verdict": "failed", "reason": "a | b"}), LOG
 
     monkeypatch.setattr(sweep, "measure", measure)
-    monkeypatch.setattr(sweep, "open_data", lambda recipe, folder: recipe)
+    monkeypatch.setattr(sweep, "open_data", lambda recipe, folder: TrainingData((), [], range(1000)))
     file = tmp_path / "evidence" / "qualcomm.jsonl"
     log = tmp_path / "evidence" / "qualcomm" / "eca-pico-64.log"
 

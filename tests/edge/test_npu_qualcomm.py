@@ -128,6 +128,16 @@ def test_without_the_toolchain_it_says_what_to_install(tiny_bundle: Bundle) -> N
         compile_qualcomm(tiny_bundle)
 
 
+def test_maps_have_to_be_right_too() -> None:
+    told = {"nodes": ["EPContext"], "compile_s": 0.5}
+    assert qualcomm._judge({"logits": 0.02, "map_0": 0.029}, told, "logits", 5)["verdict"] == "passed"
+    assert qualcomm._judge({"logits": 0.02, "map_0": 0.031}, told, "logits", 5)["verdict"] == "failed"
+    assert qualcomm._judge({"logits": 0.02, "map_0": float("inf")}, told, "logits", 5)["verdict"] == "failed"
+    assert (
+        qualcomm._judge({"logits": 0.02}, told | {"nodes": ["EPContext", "Cast"]}, "logits", 5)["verdict"] == "failed"
+    )
+
+
 def test_refusals(tiny_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(NameNotFoundError, match=r"chip.*sm8550"):
         compile_qualcomm(tiny_bundle, chip="sm8555")

@@ -33,7 +33,7 @@ TARGET = "qualcomm"
 CHIPS = {"sm8450": (36, 69), "sm8550": (43, 73), "sm8650": (57, 75), "sm8750": (69, 79), "x-elite": (60, 73)}
 """Model and architecture numbers of the chips, as the toolchain counts them."""
 BOUND = 0.03
-"""Greatest relative error of the answers that passes."""
+"""Greatest relative error of the answers, and of each map, that passes; maps of relu_linear were 40 % off under right answers."""
 SIMULATED = "simulated on a PC, not measured on hardware"
 WEIGHTS = ("s8 per channel", "s16")
 """What is tried for the weights, in this order."""
@@ -67,7 +67,7 @@ class CompileError(EngineError):
 
 
 def compile_qualcomm(bundle: Bundle, calibration: Sequence[Array] = (), *, chip: str = "sm8550") -> Compiled:
-    """Quantize, compile and execute a bundle's float model; keep it in the bundle if its answers are right.
+    """Quantize, compile and execute a bundle's float model; keep it in the bundle if answers and maps are right.
 
     Args:
         bundle: with golden inputs, whose float answers are the truth.
@@ -126,7 +126,7 @@ def compile_qualcomm(bundle: Bundle, calibration: Sequence[Array] = (), *, chip:
 
 def _judge(errors: Mapping[str, float], told: Mapping[str, Any], output: str, n: int) -> dict[str, Any]:
     whole = told["nodes"] == ["EPContext"]
-    passed = whole and errors[output] < BOUND
+    passed = whole and max(errors.values()) < BOUND
     return {
         "verdict": "passed" if passed else "failed",
         "value": errors[output],
@@ -196,7 +196,7 @@ def _work(folder: Path) -> None:
 
     import onnx
     import onnxruntime as ort
-    import onnxruntime_qnn  # type: ignore[import-not-found]
+    import onnxruntime_qnn
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize
     from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config, qnn_preprocess_model
 
