@@ -54,8 +54,7 @@ def measure(name: str, data: TrainingData, options: argparse.Namespace) -> tuple
         trained = train(recipe, folder, data=data, resume=True, progress=False)
         bundle = workflow.export_run(trained, data, folder / name)
         assert data.calibration
-        pictures = data.calibration.pictures()[::3]  # sorted by class: every third, not the first hundred
-        inputs = [prepare(picture, bundle.spec.input) for picture in pictures]
+        inputs = [prepare(picture, bundle.spec.input) for picture in data.calibration.pictures()]
         began = time.monotonic()
         made = compile_qualcomm(bundle, inputs, chip=options.chip)
     except EdgeAttnError as error:
@@ -65,7 +64,8 @@ def measure(name: str, data: TrainingData, options: argparse.Namespace) -> tuple
     gate = made.artefact.gates["simulated"]
     told |= {
         "top1": trained.metrics["validation_top1"], "verdict": gate["verdict"], "error": gate["value"],
-        "maps": gate["maps"], "nodes": gate["nodes"], "weights": made.artefact.recipe["weights"], "n": gate["n"],
+        "maps": gate["maps"], "nodes": gate["nodes"], "weights": made.artefact.recipe["weights"],
+        "pictures": made.artefact.recipe["pictures"], "n": gate["n"],
         "compile_s": gate["compile_s"], "seconds": round(time.monotonic() - began, 1),
         "toolchain": made.artefact.toolchain, "where": SIMULATED, "revision": revision(),
     }  # fmt: skip
