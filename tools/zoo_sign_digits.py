@@ -255,8 +255,9 @@ def main() -> None:
     calibration = [composite(hand, "train", np.random.default_rng((11, i))) for i, hand in enumerate(train_hands[::5])]
     calibration += [nothing(train_hands, "train", np.random.default_rng((12, i))) for i in range(40)]
     bundle = quantize(
-        bundle, calibration, validation, provenance={"calibration": {"pictures": len(calibration), "seed": 11}}
-    ).bundle
+        bundle, calibration, validation, portable=True,
+        provenance={"calibration": {"pictures": len(calibration), "seed": 11}},
+    ).bundle  # fmt: skip
     test = read_hands(options.root, "test")
     sets: dict[str, Sequence[tuple[Picture, int]]] = {
         "plain": [(hand.picture, hand.label) for hand in test],

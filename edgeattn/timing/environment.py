@@ -20,6 +20,9 @@ FLAGS_OF_INTEREST = frozenset({
 })  # fmt: skip
 """Instruction sets that decide how fast int8 and float are."""
 
+BYTE_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
+"""Instruction sets with a dot product of bytes: without one of them int8 is often slower than float."""
+
 PACKAGES = (
     "edgeattn", "numpy", "onnxruntime", "openvino", "onnx", "opencv-python", "opencv-python-headless",
     "opencv-contrib-python", "opencv-contrib-python-headless",
@@ -52,6 +55,11 @@ def environment() -> dict[str, Any]:
         "versions": versions(),
         "cpu_pressure_avg10": _pressure_avg10(),
     }
+
+
+def adds_bytes_exactly() -> bool:
+    """Whether int8 with weights of eight bits is exact here: x86 without VNNI adds pairs of products in 16 bits and saturates."""
+    return platform.machine().lower() not in ("x86_64", "amd64") or bool(BYTE_PRODUCTS.intersection(_processor()[1]))
 
 
 def processor_key() -> str:
