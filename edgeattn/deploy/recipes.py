@@ -43,6 +43,7 @@ ATTENTION_ORT = (
     "Squeeze",
     "Transpose",
     "LayerNormalization",
+    "Softmax",
 )
 """ONNX operators that stay in float: elementwise and reducing ones, as they occur in attention branches."""
 ATTENTION_OV = (
