@@ -75,6 +75,7 @@ def run(
     screen = Console(stderr=True, highlight=False, soft_wrap=True) if ("jsonl", None) in files else console
     say = functools.partial(screen.print, markup=False)
     report: dict[str, Any] = {}
+    failed: list[Exception] = []
     try:
         with _interruptible(), contextlib.ExitStack() as stack:
             stack.enter_context(pipeline)
@@ -84,16 +85,21 @@ def run(
                 *(f"writing {path}" for _, path in files if path),
             ]:
                 say(line)
-            sinks = [stack.enter_context(contextlib.closing(_sink(*file, opened))) for file in files]
-            live = _live(pipeline, sinks, "window" in names, collect, say)
+            live = _live(pipeline, "window" in names, collect, say)
             stack.callback(live.close)
+            for file in files:
+                live.add(_sink(*file, opened))
             try:
                 live.run(max_frames)
             finally:
-                report = _report(live, pipeline)
+                live.close()
+                report = _report(live)
+                failed = [feed.error for feed in live.feeds if feed.error]
     finally:
         if report:
             _finish(report, say, json, opened)
+    if failed:
+        raise failed[0]
 
 
 def _asked(sink: Sequence[str] | None) -> list[str] | None:
@@ -144,9 +150,7 @@ def _sink(kind: str, path: Path | None, source: Camera | Video | Folder) -> Sink
     return JsonLines(path)
 
 
-def _live(
-    pipeline: Pipeline, sinks: Sequence[Sink], windowed: bool, collect: Path | None, say: Callable[[str], None]
-) -> Live:
+def _live(pipeline: Pipeline, windowed: bool, collect: Path | None, say: Callable[[str], None]) -> Live:
     from edgeattn.camera.controls import Collector
     from edgeattn.camera.live import Live
     from edgeattn.camera.sinks import Window
@@ -154,15 +158,15 @@ def _live(
     source, bundle = pipeline.source, pipeline.bundle
     window = Window(f"edgeattn: {bundle.name}", fps=None if source.live else source.fps) if windowed else None
     collector = Collector(collect, bundle.spec.labels) if collect else None
-    return Live(pipeline, sinks, window=window, collector=collector, say=say)
+    return Live(pipeline, window=window, collector=collector, say=say)
 
 
-def _report(live: Live, pipeline: Pipeline) -> dict[str, Any]:
+def _report(live: Live) -> dict[str, Any]:
     import psutil
 
     from edgeattn.spec import to_json
 
-    engine = pipeline.engine
+    pipeline, engine = live.pipeline, live.pipeline.engine
     return {
         "schema": SCHEMA,
         "bundle": pipeline.bundle.name,
@@ -174,6 +178,10 @@ def _report(live: Live, pipeline: Pipeline) -> dict[str, Any]:
         "threads": engine.threads,
         "maps": pipeline.maps,
         **live.record.report(),
+        "sinks": [
+            {"name": feed.sink.name, "written": feed.written, "dropped": feed.dropped, "failed": feed.error is not None}
+            for feed in live.feeds
+        ],
         "rss_mb": round(psutil.Process().memory_info().rss / 1e6, 1),
     }
 
