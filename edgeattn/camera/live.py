@@ -7,21 +7,25 @@ wait: none of their frames is left out, and none grows old.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from edgeattn.camera import canvas
 from edgeattn.camera.canvas import Painter, Painting
 from edgeattn.camera.controls import HELP, Collector, Controls, save_picture
 from edgeattn.camera.feed import Feed, Waiting
 from edgeattn.camera.pipeline import Pipeline, Result
-from edgeattn.camera.record import Record
+from edgeattn.camera.record import MEANING, Record
 from edgeattn.camera.sinks import Sink, Window
 from edgeattn.errors import EdgeAttnError
 
 SAID_FOR_FRAMES = 60
 """How long a message stays on the screen."""
+SILENT_S = 3.0
+"""After how long without a frame a source is called silent."""
 _KEYS_EVERY_S = 0.05
 
 
@@ -79,6 +83,32 @@ class Live:
             self._loop_beside(window, max_frames)
         else:
             self._loop(lambda painting: self._interact(window, painting), max_frames)
+
+    def status(self) -> dict[str, Any]:
+        """What runs, how it goes and how it is shown, as plain JSON values; any thread may ask."""
+        pipeline, now = self.pipeline, self.record.now()
+        engine, maps = pipeline.engine, pipeline.bundle.spec.maps
+        paused = self.controls.paused and not pipeline.source.live
+        late = now["silent_s"] is not None and now["silent_s"] > SILENT_S
+        state = "starting" if not now["frames"] else "paused" if paused else "silent" if late else "running"
+        return {
+            "schema": "edgeattn.status/1",
+            "state": state,
+            "bundle": pipeline.bundle.name,
+            "source": pipeline.source.name.partition("?")[0],  # what follows may be a password
+            "engine": engine.name,
+            "precision": engine.precision,
+            "executed_precision": engine.executed_precision,
+            "threads": engine.threads,
+            **now,
+            "age_means": MEANING.get(now["age_from"]),
+            "dropped": {"source": now["dropped"]} | {feed.sink.name: feed.dropped for feed in self.feeds},
+            "reconnects": getattr(pipeline.source, "reconnects", None),
+            "failed": [feed.sink.name for feed in self.feeds if feed.error],
+            "blocks": [each.block for each in maps] if pipeline.maps else [],
+            "gives_maps": bool(maps),
+            "view": dataclasses.asdict(self.controls.view),
+        }
 
     def close(self) -> None:
         """Close the sinks, each with all that it was given, and the window."""

@@ -93,6 +93,7 @@ class Record:
             "infer_ms": summary(self._figures.values_ms("infer")[-_NOW_OVER:]),
             "age_from": latest.frame.age_from if latest else None,
             "stages_ms": {s: summary(self.stages.values_ms(s)[-_NOW_OVER:], (50,))["p50"] for s in self.stages.stages},
+            "dropped": latest.dropped if latest else 0,
             "silent_s": (self._clock() - self._recent_ns[-1]) / 1e9 if self.frames else None,
         }
 

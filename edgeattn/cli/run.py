@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from edgeattn.cli.common import console, write_json
 from edgeattn.errors import EdgeAttnError, NameNotFoundError
@@ -23,6 +25,17 @@ if TYPE_CHECKING:
     from edgeattn.camera.source import Camera, Folder, Video
 
 SCHEMA = "edgeattn.run/1"
+
+
+class RunCommand(TyperCommand):
+    """`run`, whose --web may stand without an address."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Let the address be left out: `--web` becomes `--web=`."""
+        for place, (arg, following) in enumerate(itertools.zip_longest(args, args[1:], fillvalue="--")):
+            if arg == "--web" and following.startswith("-"):
+                args = [*args[:place], "--web=", *args[place + 1 :]]
+        return super().parse_args(ctx, args)
 
 
 def run(
@@ -39,9 +52,16 @@ def run(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute one inference.")] = None,
     maps: Annotated[bool | None, typer.Option(help="Give attention maps; default: where something is drawn.")] = None,
     sink: Annotated[
-        list[str] | None, typer.Option(help="window, mp4, jsonl or none; several by commas. Default: window, else mp4.")
+        list[str] | None,
+        typer.Option(help="window, mp4, jsonl or none; several by commas. Default: --web, window, else mp4."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File for mp4 or jsonl; jsonl goes to the screen without.")] = None,
+    web: Annotated[
+        str | None, typer.Option(help="Serve a page with the live picture: HOST:PORT, by default 127.0.0.1:8080.")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(help="What a browser must show; by default a random one, where --web is not loopback.")
+    ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="End after that many frames.")] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Replay a video live, at its own pace.")] = False,
     collect: Annotated[
@@ -54,14 +74,16 @@ def run(
     from edgeattn.camera.pipeline import Pipeline
     from edgeattn.camera.source import Folder, open_source
 
-    asked = _asked(sink)
+    if web is not None:
+        from edgeattn.camera.web import Web
+    asked = _asked(sink) or (["none"] if web is not None else None)
     loaded, opened = load(bundle), open_source(source, realtime=realtime)
     names, notices = _possible(asked)
     files = _files(names, out, opened)
     if maps and not loaded.spec.maps:
         notices.append(f"{loaded.name} gives no attention maps")
     if maps is None:
-        maps = "window" in names or "mp4" in names
+        maps = "window" in names or "mp4" in names or web is not None
     pipeline = Pipeline(
         loaded,
         opened,
@@ -89,6 +111,10 @@ def run(
             stack.callback(live.close)
             for file in files:
                 live.add(_sink(*file, opened))
+            if web is not None:
+                page = Web(live, web, token)
+                live.add(page)
+                say(f"watch it at {page.url}")
             try:
                 live.run(max_frames)
             finally:
