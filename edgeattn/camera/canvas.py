@@ -15,8 +15,8 @@ from edgeattn.spec import Spec
 from edgeattn.tasks import draw, drawing
 from edgeattn.timing import Spans
 
-Draws = Literal["attention", "all"]
-"""How much is drawn on a frame: its attention alone, or the answer and the figures as well."""
+Draws = Literal["nothing", "attention", "all"]
+"""How much is drawn for a sink: no picture, the frame under its attention, or with the answer and the figures as well."""
 
 
 @dataclass(frozen=True)

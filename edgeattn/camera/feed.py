@@ -99,7 +99,9 @@ class Feed:
         try:
             while (painting := self._waiting.take()) is not None:
                 draws = self.sink.draws
-                picture = painting.picture(draws) if draws else None
+                if draws is None:
+                    continue
+                picture = None if draws == "nothing" else painting.picture(draws)
                 with self._spans(f"write_{self.sink.name}"):
                     self.sink.write(painting.result, picture)
                 self.written += 1

@@ -39,7 +39,7 @@ class Sink(Protocol):
 
     @property
     def draws(self) -> Draws | None:
-        """How much it wants drawn on the picture just now; None: it wants no picture."""
+        """How much it wants drawn just now; None: it wants no result at all."""
 
     def write(self, result: Result, picture: Picture | None) -> None:
         """Take a result and the picture painted for it, where one was."""
@@ -177,7 +177,7 @@ class JsonLines:
     """One JSON object a frame."""
 
     name, waiting = "jsonl", WAITING
-    draws: Draws | None = None
+    draws: Draws | None = "nothing"
 
     def __init__(self, path: Path | None) -> None:
         """Write to a file, or to the standard output where `path` is None.

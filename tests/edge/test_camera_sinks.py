@@ -158,8 +158,8 @@ class Kept:
 
     name, waiting = "kept", 1
 
-    def __init__(self, *, draws: Draws | None = None) -> None:
-        self.draws = draws
+    def __init__(self, *, draws: Draws = "nothing") -> None:
+        self.draws: Draws | None = draws
         self.taken: list[tuple[int, Picture | None]] = []
 
     def write(self, result: Result, picture: Picture | None) -> None:
