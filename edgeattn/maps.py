@@ -21,6 +21,8 @@ from edgeattn.spec import InputSpec
 
 Maps = NDArray[np.float64]
 
+COLOURS = ("turbo", "viridis", "inferno", "grey")
+"""Colour maps that attention is shown in."""
 OUTSIDE = 0.6
 """Brightness left to the part of a frame that the model does not see."""
 FLAT = 1e-3
@@ -49,14 +51,18 @@ def mean_map(maps: Mapping[str, NDArray[Any]]) -> Maps:
     return normalise(np.mean(resized, axis=0))
 
 
-def overlay(picture: Picture, map_hw: NDArray[Any], spec: InputSpec, opacity: float = 0.5) -> Picture:
+def overlay(
+    picture: Picture, map_hw: NDArray[Any], spec: InputSpec, opacity: float = 0.5, colours: str = COLOURS[0]
+) -> Picture:
     """Draw a map over what the model sees of a frame, and darken the rest.
 
     Args:
         picture: the frame, (H, W, 3) bytes in BGR; it is not changed.
-        map_hw: one map (h, w), raw or normalised; its least value is shown blue, its greatest red.
+        map_hw: one map (h, w), raw or normalised; its least value is shown in the first colour (turbo: blue), its greatest in
+            the last (red).
         spec: the model's input, which says which crop the map covers.
         opacity: of the colours, 0 to 1.
+        colours: one of `COLOURS`.
 
     Raises:
         DataError: the map is not of shape (h, w).
@@ -69,26 +75,28 @@ def overlay(picture: Picture, map_hw: NDArray[Any], spec: InputSpec, opacity: fl
     shown = (density - low) / (high - low) if high - low > FLAT * high else np.zeros_like(density)
     coarse = (max(1, w // 4), max(1, h // 4))  # looks the same, and colouring is the slowest part
     grey = cv2.resize(shown.astype(np.float32), coarse, interpolation=cv2.INTER_LINEAR)
-    colours = cv2.resize(coloured(grey), (w, h), interpolation=cv2.INTER_LINEAR)
+    shades = cv2.resize(coloured(grey, colours), (w, h), interpolation=cv2.INTER_LINEAR)
     drawn = picture.copy()
     for part in (drawn[:y], drawn[y + h :], drawn[y : y + h, :x], drawn[y : y + h, x + w :]):
         if part.size:
             part[:] = cv2.convertScaleAbs(part, alpha=OUTSIDE)
     inside = drawn[y : y + h, x : x + w]
-    inside[:] = cv2.addWeighted(inside, 1.0 - opacity, colours, opacity, 0.0)
+    inside[:] = cv2.addWeighted(inside, 1.0 - opacity, shades, opacity, 0.0)
     return drawn
 
 
-def coloured(levels_hw: NDArray[Any]) -> Picture:
-    """Levels (h, w) of 0 to 1 as colours, blue to red: (h, w, 3) BGR bytes."""
-    return np.asarray(_turbo()[np.rint(255 * levels_hw).astype(np.uint8)], np.uint8)
+def coloured(levels_hw: NDArray[Any], colours: str = COLOURS[0]) -> Picture:
+    """Levels (h, w) of 0 to 1 as colours, with turbo blue to red: (h, w, 3) BGR bytes."""
+    return np.asarray(_palette(colours)[np.rint(255 * levels_hw).astype(np.uint8)], np.uint8)
 
 
 @functools.cache
-def _turbo() -> Picture:
+def _palette(colours: str) -> Picture:
     """The colour of each grey, (256, 3) BGR bytes."""
     greys = np.arange(256, dtype=np.uint8).reshape(1, 256)
-    return np.asarray(cv2.applyColorMap(greys, cv2.COLORMAP_TURBO), np.uint8).reshape(256, 3)
+    if colours == "grey":
+        return greys.reshape(256, 1).repeat(3, axis=1)
+    return np.asarray(cv2.applyColorMap(greys, getattr(cv2, f"COLORMAP_{colours.upper()}")), np.uint8).reshape(256, 3)
 
 
 def js_divergence(p_Bhw: NDArray[Any], q_Bhw: NDArray[Any]) -> Maps:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from pathlib import Path
 from typing import Literal
 
 from edgeattn._cv2 import cv2
+from edgeattn.camera.canvas import View
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
 
@@ -22,9 +24,9 @@ Action = Literal["redraw", "snapshot"] | int
 class Controls:
     """What the keys have set so far."""
 
-    def __init__(self, *, overlay: bool = True) -> None:
-        self.overlay = overlay
-        """The attention is drawn over the picture."""
+    def __init__(self, *, attention: bool = True) -> None:
+        self.view = View(attention=attention)
+        """How the attention is shown."""
         self.paused = False
         """The picture stands still."""
         self.quit = False
@@ -37,7 +39,7 @@ class Controls:
         elif key == ord(" "):
             self.paused = not self.paused
         elif key == ord("a"):
-            self.overlay = not self.overlay
+            self.view = dataclasses.replace(self.view, attention=not self.view.attention)
             return "redraw"
         elif key == ord("s"):
             return "snapshot"

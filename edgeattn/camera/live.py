@@ -1,20 +1,32 @@
-"""The loop that shows: results to sinks and the window, keys to what they ask for."""
+"""The loop that shows: results to sinks and the window, keys to what they ask for.
+
+A result is handed over and never waited for: every sink has a thread and a slot of its own. The window belongs to the
+main thread (OpenCV demands it), so that a live source's loop then turns in a thread beside it. Sources that are not live
+wait: none of their frames is left out, and none grows old.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from edgeattn.camera import canvas
+from edgeattn.camera.canvas import Painter, Painting
 from edgeattn.camera.controls import HELP, Collector, Controls, save_picture
+from edgeattn.camera.feed import Feed, Waiting
 from edgeattn.camera.pipeline import Pipeline, Result
-from edgeattn.camera.record import Record
+from edgeattn.camera.record import MEANING, Record
 from edgeattn.camera.sinks import Sink, Window
 from edgeattn.errors import EdgeAttnError
-from edgeattn.imaging import Picture
 
 SAID_FOR_FRAMES = 60
 """How long a message stays on the screen."""
+SILENT_S = 3.0
+"""After how long without a frame a source is called silent."""
+_KEYS_EVERY_S = 0.05
 
 
 class Live:
@@ -33,69 +45,141 @@ class Live:
 
         Args:
             pipeline: an open pipeline.
-            sinks: take every result.
+            sinks: take every result, see `add`.
             window: shows it, and gives the keys.
             collector: saves frames into class folders at the keys 1 to 9 and 0.
-            say: tells the user what a key did.
+            say: tells the user what a key did, and which sink failed.
         """
+        self.pipeline = pipeline
+        """What runs."""
         self.record = Record()
         """Counts and times of the run."""
-        self.controls = Controls(overlay=pipeline.maps)
+        self.controls = Controls(attention=pipeline.maps)
         """What the keys have set."""
-        self._pipeline, self._sinks, self._window = pipeline, sinks, window
-        self._collector, self._say = collector, say
-        self._paints = window is not None or any(sink.draws for sink in sinks)
+        self.feeds: list[Feed] = []
+        """The sinks, each with what waits for it."""
+        self._window, self._collector, self._say = window, collector, say
+        self._painter = Painter(pipeline.bundle.spec, self.record.stages)
         self._message, self._message_left = (HELP if window else ""), SAID_FOR_FRAMES
+        for sink in sinks:
+            self.add(sink)
+
+    def add(self, sink: Sink) -> None:
+        """Give a sink the results from now on; `close` closes it."""
+        lossless = not self.pipeline.source.live
+        self.feeds.append(Feed(sink, lossless=lossless, spans=self.record.stages, say=self._say))
 
     def run(self, max_frames: int | None = None) -> None:
-        """Run.
+        """Run; ends early where the last sink failed and there is no window.
 
         Raises:
             EngineError: the engine failed.
             SourceError: the source broke off.
-            EdgeAttnError: a sink cannot be written.
         """
-        for result in self._pipeline:
-            self.record.add(result)
-            with self.record.stages("draw"):
-                picture = self._paint(result) if self._paints else None
-            with self.record.stages("write"):
-                for sink in self._sinks:
-                    sink.write(result, picture)
-            if self._window is not None and picture is not None:
-                self._interact(self._window, result, picture)
-            if self.controls.quit or self.record.frames == max_frames:
-                return
+        window = self._window
+        if window is None:
+            self._loop(None, max_frames)
+        elif self.pipeline.source.live:
+            self._loop_beside(window, max_frames)
+        else:
+            self._loop(lambda painting: self._interact(window, painting), max_frames)
+
+    def status(self) -> dict[str, Any]:
+        """What runs, how it goes and how it is shown, as plain JSON values; any thread may ask."""
+        pipeline, now = self.pipeline, self.record.now()
+        engine, maps = pipeline.engine, pipeline.bundle.spec.maps
+        paused = self.controls.paused and not pipeline.source.live
+        late = now["silent_s"] is not None and now["silent_s"] > SILENT_S
+        state = "starting" if not now["frames"] else "paused" if paused else "silent" if late else "running"
+        return {
+            "schema": "edgeattn.status/1",
+            "state": state,
+            "bundle": pipeline.bundle.name,
+            "source": pipeline.source.name.partition("?")[0],  # what follows may be a password
+            "engine": engine.name,
+            "precision": engine.precision,
+            "executed_precision": engine.executed_precision,
+            "threads": engine.threads,
+            **now,
+            "age_means": MEANING.get(now["age_from"]),
+            "dropped": {"source": now["dropped"]} | {feed.sink.name: feed.dropped for feed in self.feeds},
+            "reconnects": getattr(pipeline.source, "reconnects", None),
+            "failed": [feed.sink.name for feed in self.feeds if feed.error],
+            "blocks": [each.block for each in maps] if pipeline.maps else [],
+            "gives_maps": bool(maps),
+            "view": dataclasses.asdict(self.controls.view),
+        }
 
     def close(self) -> None:
-        """Close the window."""
+        """Close the sinks, each with all that it was given, and the window."""
+        for feed in self.feeds:
+            feed.close()
         if self._window is not None:
             self._window.close()
 
-    def _paint(self, result: Result) -> Picture:
+    def _loop(self, show: Callable[[Painting], None] | None, max_frames: int | None) -> None:
+        for result in self.pipeline:
+            self.record.add(result)
+            with self.record.stages("hand"):
+                painting = self._painting(result)
+                for feed in self.feeds:
+                    feed.put(painting)
+            if show is not None:
+                show(painting)
+            deserted = show is None and self.feeds and all(feed.error for feed in self.feeds)
+            if deserted or self.controls.quit or self.record.frames == max_frames:
+                return
+
+    def _loop_beside(self, window: Window, max_frames: int | None) -> None:
+        """Turn the loop in a thread, and the window in this one."""
+        screen, errors = Waiting(room=1), []
+
+        def loop() -> None:
+            try:
+                self._loop(screen.put, max_frames)
+            except Exception as error:  # raised again in the window's thread
+                errors.append(error)
+            screen.end()
+
+        thread = threading.Thread(target=loop, name="loop", daemon=True)
+        thread.start()
+        try:
+            painting = None
+            while not (screen.over or self.controls.quit):
+                painting = screen.take(_KEYS_EVERY_S) or painting  # keys are heard also while the source is silent
+                if painting is not None:
+                    self._interact(window, painting)
+        finally:
+            self.controls.quit = True
+            self.pipeline.stop()
+            thread.join()
+        if errors:
+            raise errors[0]
+
+    def _painting(self, result: Result) -> Painting:
         lines = [canvas.figures(result, self.record)]
         if self._message_left > 0:
             self._message_left -= 1
             lines.append(self._message)
-        spec = self._pipeline.bundle.spec
-        return canvas.paint(result, spec, overlay=self.controls.overlay, lines=tuple(filter(None, lines)))
+        return self._painter(result, self.controls.view, tuple(filter(None, lines)))
 
-    def _interact(self, window: Window, result: Result, picture: Picture) -> None:
+    def _interact(self, window: Window, painting: Painting) -> None:
         """Show the picture and do what the keys ask for; while paused, stay with it."""
-        self._act(window.show(picture), result, picture)
+        self._act(window, painting)
         while self.controls.paused and not self.controls.quit:
-            picture = self._paint(result)
-            self._act(window.show(picture), result, picture)
+            painting = self._painting(painting.result)
+            self._act(window, painting)
 
-    def _act(self, key: int, result: Result, picture: Picture) -> None:
-        action = self.controls.press(key)
+    def _act(self, window: Window, painting: Painting) -> None:
+        picture = painting.picture("all")
+        action = self.controls.press(window.show(picture))
         try:
             if action == "snapshot":
                 self._tell(f"saved {save_picture(picture, Path(), '.png')}")
             elif isinstance(action, int) and self._collector is None:
                 self._tell("start with --collect PHOTOS to save frames for training")
             elif isinstance(action, int) and self._collector is not None:
-                self._tell(f"saved {self._collector.save(result.frame.picture, action)}")
+                self._tell(f"saved {self._collector.save(painting.result.frame.picture, action)}")
         except EdgeAttnError as error:  # a full disk does not end the run
             self._tell(str(error))
 

@@ -149,6 +149,11 @@ class Pipeline:
             stages_ms = spans.latest_ms()
             yield Result(frame, prediction, smoothed, maps, age_ms, stages_ms["infer"], stages_ms, self._dropped())
 
+    def stop(self) -> None:
+        """Let another thread's iteration over a live source end after the frame in hand."""
+        if isinstance(self._frames, Capture):
+            self._frames.slot.end()
+
     def _dropped(self) -> int:
         return self._frames.slot.dropped if isinstance(self._frames, Capture) else 0
 

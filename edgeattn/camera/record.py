@@ -16,6 +16,7 @@ KEPT = 1 << 16
 WARM_UP = 10
 """First frames that are left out of the times, at most a quarter of all."""
 _RATE_OVER = 30
+_NOW_OVER = 1024
 
 
 class Record:
@@ -25,7 +26,7 @@ class Record:
         self.frames = 0
         """Results so far."""
         self.stages = Spans(clock, KEPT)
-        """Times of the stages; whoever draws measures `draw` here."""
+        """Times of the stages; whoever takes the results measures here too."""
         self._figures = Spans(clock, KEPT)
         self._clock = clock
         self._first_ns = 0
@@ -59,7 +60,7 @@ class Record:
     @property
     def fps_now(self) -> float | None:
         """Frames a second over the latest results."""
-        recent = self._recent_ns
+        recent = tuple(self._recent_ns)
         return _rate(len(recent), recent[0], recent[-1]) if len(recent) > 1 else None
 
     def report(self) -> dict[str, Any]:
@@ -80,6 +81,20 @@ class Record:
             "labelled_frames": self._labelled,
             "accuracy": self._right / self._labelled if self._labelled else None,
             "accuracy_smoothed": self._right_smoothed / self._labelled if self._labelled else None,
+        }
+
+    def now(self) -> dict[str, Any]:
+        """What is seen while it runs: figures over the latest frames; any thread may ask."""
+        latest = self._latest
+        return {
+            "frames": self.frames,
+            "fps": self.fps_now,
+            "age_ms": summary(self._figures.values_ms("age")[-_NOW_OVER:]),
+            "infer_ms": summary(self._figures.values_ms("infer")[-_NOW_OVER:]),
+            "age_from": latest.frame.age_from if latest else None,
+            "stages_ms": {s: summary(self.stages.values_ms(s)[-_NOW_OVER:], (50,))["p50"] for s in self.stages.stages},
+            "dropped": latest.dropped if latest else 0,
+            "silent_s": (self._clock() - self._recent_ns[-1]) / 1e9 if self.frames else None,
         }
 
     def _warm_up(self) -> int:

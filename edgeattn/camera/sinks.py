@@ -13,6 +13,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from edgeattn._cv2 import cv2
+from edgeattn.camera.canvas import Draws
 from edgeattn.camera.pipeline import Result
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
@@ -22,15 +23,23 @@ NAMES = ("window", "mp4", "jsonl", "none")
 """Sinks by the names that a command line gives them."""
 PACE_FPS = 25.0
 """Rate of a video file whose source does not say its own."""
+WAITING = 16
+"""Results that may wait for the disk."""
 _HOLD_S = 2.0
 _PROBE = "import cv2; cv2.namedWindow('edgeattn', cv2.WINDOW_NORMAL); cv2.waitKey(1); cv2.destroyAllWindows()"
 
 
 class Sink(Protocol):
-    """Takes every result."""
+    """Takes results, in a thread of its own (see `feed`)."""
 
-    draws: bool
-    """True: it wants the painted picture as well."""
+    name: str
+    """What to call it in messages and reports."""
+    waiting: int
+    """How many results may wait for it; a live source's newer ones then replace the oldest."""
+
+    @property
+    def draws(self) -> Draws | None:
+        """How much it wants drawn just now; None: it wants no result at all."""
 
     def write(self, result: Result, picture: Picture | None) -> None:
         """Take a result and the picture painted for it, where one was."""
@@ -107,7 +116,8 @@ class VideoFile:
     With `hold`, for live sources, a picture stands until the next one came: the video runs at the world's speed.
     """
 
-    draws = True
+    name, waiting = "mp4", WAITING
+    draws: Draws | None = "all"
 
     def __init__(self, path: Path, *, fps: float | None = None, hold: bool = False) -> None:
         self.path = path
@@ -166,7 +176,8 @@ class VideoFile:
 class JsonLines:
     """One JSON object a frame."""
 
-    draws = False
+    name, waiting = "jsonl", WAITING
+    draws: Draws | None = "nothing"
 
     def __init__(self, path: Path | None) -> None:
         """Write to a file, or to the standard output where `path` is None.

@@ -20,7 +20,7 @@ from edgeattn.cli.lint import lint
 from edgeattn.cli.make import make
 from edgeattn.cli.profile import profile
 from edgeattn.cli.quantize import quantize
-from edgeattn.cli.run import run
+from edgeattn.cli.run import RunCommand, run
 from edgeattn.cli.sensitivity import sensitivity
 from edgeattn.cli.train import train
 from edgeattn.cli.verify import verify
@@ -36,7 +36,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 a gate failed, 2 wrong usage or bad input, 3 no verdict.",
 )
 for verb in (demo, make, train, export, quantize, sensitivity, verify, run, profile, attentions, lint, info, doctor):
-    app.command()(verb)
+    app.command(cls=RunCommand if verb is run else None)(verb)
 app.command(name="compile")(compile_)
 app.command(name="import")(import_)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from edgeattn.cli.common import console, write_json
 from edgeattn.errors import EdgeAttnError, NameNotFoundError
@@ -23,6 +25,17 @@ if TYPE_CHECKING:
     from edgeattn.camera.source import Camera, Folder, Video
 
 SCHEMA = "edgeattn.run/1"
+
+
+class RunCommand(TyperCommand):
+    """`run`, whose --web may stand without an address."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Let the address be left out: `--web` becomes `--web=`."""
+        for place, (arg, following) in enumerate(itertools.zip_longest(args, args[1:], fillvalue="--")):
+            if arg == "--web" and following.startswith("-"):
+                args = [*args[:place], "--web=", *args[place + 1 :]]
+        return super().parse_args(ctx, args)
 
 
 def run(
@@ -39,9 +52,16 @@ def run(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute one inference.")] = None,
     maps: Annotated[bool | None, typer.Option(help="Give attention maps; default: where something is drawn.")] = None,
     sink: Annotated[
-        list[str] | None, typer.Option(help="window, mp4, jsonl or none; several by commas. Default: window, else mp4.")
+        list[str] | None,
+        typer.Option(help="window, mp4, jsonl or none; several by commas. Default: --web, window, else mp4."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File for mp4 or jsonl; jsonl goes to the screen without.")] = None,
+    web: Annotated[
+        str | None, typer.Option(help="Serve a page with the live picture: HOST:PORT, by default 127.0.0.1:8080.")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(help="What a browser must show; by default a random one, where --web is not loopback.")
+    ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="End after that many frames.")] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Replay a video live, at its own pace.")] = False,
     collect: Annotated[
@@ -54,14 +74,16 @@ def run(
     from edgeattn.camera.pipeline import Pipeline
     from edgeattn.camera.source import Folder, open_source
 
-    asked = _asked(sink)
+    if web is not None:
+        from edgeattn.camera.web import Web
+    asked = _asked(sink) or (["none"] if web is not None else None)
     loaded, opened = load(bundle), open_source(source, realtime=realtime)
     names, notices = _possible(asked)
     files = _files(names, out, opened)
     if maps and not loaded.spec.maps:
         notices.append(f"{loaded.name} gives no attention maps")
     if maps is None:
-        maps = "window" in names or "mp4" in names
+        maps = "window" in names or "mp4" in names or web is not None
     pipeline = Pipeline(
         loaded,
         opened,
@@ -75,6 +97,7 @@ def run(
     screen = Console(stderr=True, highlight=False, soft_wrap=True) if ("jsonl", None) in files else console
     say = functools.partial(screen.print, markup=False)
     report: dict[str, Any] = {}
+    failed: list[Exception] = []
     try:
         with _interruptible(), contextlib.ExitStack() as stack:
             stack.enter_context(pipeline)
@@ -84,16 +107,25 @@ def run(
                 *(f"writing {path}" for _, path in files if path),
             ]:
                 say(line)
-            sinks = [stack.enter_context(contextlib.closing(_sink(*file, opened))) for file in files]
-            live = _live(pipeline, sinks, "window" in names, collect, say)
+            live = _live(pipeline, "window" in names, collect, say)
             stack.callback(live.close)
+            for file in files:
+                live.add(_sink(*file, opened))
+            if web is not None:
+                page = Web(live, web, token)
+                live.add(page)
+                say(f"watch it at {page.url}")
             try:
                 live.run(max_frames)
             finally:
-                report = _report(live, pipeline)
+                live.close()
+                report = _report(live)
+                failed = [feed.error for feed in live.feeds if feed.error]
     finally:
         if report:
             _finish(report, say, json, opened)
+    if failed:
+        raise failed[0]
 
 
 def _asked(sink: Sequence[str] | None) -> list[str] | None:
@@ -144,9 +176,7 @@ def _sink(kind: str, path: Path | None, source: Camera | Video | Folder) -> Sink
     return JsonLines(path)
 
 
-def _live(
-    pipeline: Pipeline, sinks: Sequence[Sink], windowed: bool, collect: Path | None, say: Callable[[str], None]
-) -> Live:
+def _live(pipeline: Pipeline, windowed: bool, collect: Path | None, say: Callable[[str], None]) -> Live:
     from edgeattn.camera.controls import Collector
     from edgeattn.camera.live import Live
     from edgeattn.camera.sinks import Window
@@ -154,15 +184,15 @@ def _live(
     source, bundle = pipeline.source, pipeline.bundle
     window = Window(f"edgeattn: {bundle.name}", fps=None if source.live else source.fps) if windowed else None
     collector = Collector(collect, bundle.spec.labels) if collect else None
-    return Live(pipeline, sinks, window=window, collector=collector, say=say)
+    return Live(pipeline, window=window, collector=collector, say=say)
 
 
-def _report(live: Live, pipeline: Pipeline) -> dict[str, Any]:
+def _report(live: Live) -> dict[str, Any]:
     import psutil
 
     from edgeattn.spec import to_json
 
-    engine = pipeline.engine
+    pipeline, engine = live.pipeline, live.pipeline.engine
     return {
         "schema": SCHEMA,
         "bundle": pipeline.bundle.name,
@@ -174,6 +204,10 @@ def _report(live: Live, pipeline: Pipeline) -> dict[str, Any]:
         "threads": engine.threads,
         "maps": pipeline.maps,
         **live.record.report(),
+        "sinks": [
+            {"name": feed.sink.name, "written": feed.written, "dropped": feed.dropped, "failed": feed.error is not None}
+            for feed in live.feeds
+        ],
         "rss_mb": round(psutil.Process().memory_info().rss / 1e6, 1),
     }
 

@@ -17,9 +17,9 @@ PICTURE = np.full((24, 32, 3), (10, 120, 200), np.uint8)
 def test_keys_turn_things_on_and_off() -> None:
     controls = Controls()
     assert controls.press(ord("a")) == "redraw"
-    assert controls.overlay is False
+    assert controls.view.attention is False
     controls.press(ord("a"))
-    assert controls.overlay is True
+    assert controls.view.attention is True
     assert controls.press(ord(" ")) is None
     assert controls.paused is True
     controls.press(ord(" "))
@@ -39,7 +39,7 @@ def test_quit(key: int) -> None:
 def test_other_keys_do_nothing(key: int) -> None:
     controls = Controls()
     assert controls.press(key) is None
-    assert (controls.overlay, controls.paused, controls.quit) == (True, False, False)
+    assert (controls.view.attention, controls.paused, controls.quit) == (True, False, False)
 
 
 def test_digits_name_classes_and_zero_the_tenth() -> None:

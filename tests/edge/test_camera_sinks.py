@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +17,12 @@ from scripted import Clock, File, Live, read_video
 
 from edgeattn.bundle import Bundle
 from edgeattn.camera import Frame, Pipeline, Result
-from edgeattn.camera.canvas import paint
+from edgeattn.camera.canvas import Draws, View, annotated, under_attention
 from edgeattn.camera.controls import Collector
 from edgeattn.camera.live import Live as Loop
 from edgeattn.camera.sinks import JsonLines, VideoFile, display_problem
 from edgeattn.engines.fake import FakeEngine
-from edgeattn.errors import EdgeAttnError
+from edgeattn.errors import EdgeAttnError, NameNotFoundError, SourceError, SpecError
 from edgeattn.imaging import Picture, read_picture
 from edgeattn.tasks import decode
 from edgeattn.timing import NS_PER_MS
@@ -122,15 +126,15 @@ def test_without_a_display_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_painting_shows_attention_only_when_on_and_leaves_the_frame_clean() -> None:
     seen = result()
-    plain, overlaid = (paint(seen, tiny.SPEC, overlay=overlay) for overlay in (False, True))
+    plain, overlaid = (annotated(under_attention(seen, tiny.SPEC, View(on)), seen) for on in (False, True))
     assert (seen.frame.picture == 90).all()
     upper = slice(0, 20)
     assert (plain[upper] == 90).all()
     assert (overlaid[upper, 10:54] != 90).any()
-    lines = paint(seen, tiny.SPEC, overlay=False, lines=("age 12 ms",))
+    lines = annotated(seen.frame.picture, seen, lines=("age 12 ms",))
     assert (lines[upper] != 90).any()
     tiny_frame = result(picture=np.zeros((1, 1, 3), np.uint8))
-    assert paint(tiny_frame, tiny.SPEC, overlay=True, lines=("age",)).shape == (1, 1, 3)
+    assert annotated(under_attention(tiny_frame, tiny.SPEC, View()), tiny_frame, ("age",)).shape == (1, 1, 3)
 
 
 class Screen:
@@ -146,14 +150,16 @@ class Screen:
         return -1 if key == "." else ord(key)
 
     def close(self) -> None:
-        self.shown = []
+        pass
 
 
 class Kept:
     """Keeps what it is given."""
 
-    def __init__(self, *, draws: bool) -> None:
-        self.draws = draws
+    name, waiting = "kept", 1
+
+    def __init__(self, *, draws: Draws = "nothing") -> None:
+        self.draws: Draws | None = draws
         self.taken: list[tuple[int, Picture | None]] = []
 
     def write(self, result: Result, picture: Picture | None) -> None:
@@ -165,11 +171,12 @@ class Kept:
 
 def play(keys: str, *, frames: int = 4, collector: Collector | None = None) -> tuple[Loop, Screen, list[str], Kept]:
     said: list[str] = []
-    clock, screen, kept = Clock(), Screen(keys), Kept(draws=False)
+    clock, screen, kept = Clock(), Screen(keys), Kept()
     source = File(frames, clock)
     with Pipeline(BUNDLE, source, clock=clock, maps=True, opened_engine=FakeEngine(RED)) as pipeline:
         loop = Loop(pipeline, [kept], window=screen, collector=collector, say=said.append)  # type: ignore[arg-type]
-        loop.run()
+        with contextlib.closing(loop):
+            loop.run()
     return loop, screen, said, kept
 
 
@@ -220,15 +227,163 @@ def test_snapshot_saves_what_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyP
     np.testing.assert_array_equal(read_picture(path), screen.shown[1])
 
 
+def feed(source: File | Live, *sinks: Kept, max_frames: int | None = None) -> tuple[Loop, list[str]]:
+    said: list[str] = []
+    with (
+        Pipeline(BUNDLE, source, opened_engine=FakeEngine(RED), maps=True) as pipeline,
+        contextlib.closing(Loop(pipeline, sinks, say=said.append)) as loop,
+    ):
+        loop.run(max_frames)
+    return loop, said
+
+
 def test_nothing_is_painted_for_sinks_that_do_not_draw() -> None:
-    clock = Clock()
-    plain, drawing = Kept(draws=False), Kept(draws=True)
-    with Pipeline(BUNDLE, File(2, clock), clock=clock, opened_engine=FakeEngine(RED)) as pipeline:
-        Loop(pipeline, [plain]).run()
+    plain, drawing = Kept(), Kept(draws="all")
+    loop, _ = feed(File(2, Clock()), plain)
     assert [picture for _, picture in plain.taken] == [None, None]
-    with Pipeline(BUNDLE, File(2, clock), clock=clock, opened_engine=FakeEngine(RED)) as pipeline:
-        Loop(pipeline, [drawing]).run()
+    assert "draw" not in loop.record.stages.stages
+    feed(File(2, Clock()), drawing)
     assert all(picture is not None for _, picture in drawing.taken)
+
+
+def test_sinks_share_a_drawing() -> None:
+    first, second, bare = Kept(draws="all"), Kept(draws="all"), Kept(draws="attention")
+    loop, _ = feed(File(3, Clock()), first, second, bare)
+    assert [id(picture) for _, picture in first.taken] == [id(picture) for _, picture in second.taken]
+    assert loop.record.stages.count("draw") == loop.record.stages.count("attention") == 3
+    assert all(a[1] is not b[1] for a, b in zip(first.taken, bare.taken, strict=True))
+
+
+class Slow(Kept):
+    """Stands still until released."""
+
+    def __init__(self, *, waiting: int = 1) -> None:
+        super().__init__()
+        self.waiting, self.released = waiting, threading.Event()
+
+    def write(self, result: Result, picture: Picture | None) -> None:
+        assert self.released.wait(20)
+        super().write(result, picture)
+
+
+@pytest.mark.parametrize("waiting", [1, 3])
+def test_a_slow_sink_holds_up_nobody_and_its_drops_are_counted(waiting: int) -> None:
+    source, slow, quick = Live([[0.0], *([float(i)] for i in range(1, 8))]), Slow(waiting=waiting), Kept()
+    with (
+        Pipeline(BUNDLE, source, opened_engine=FakeEngine(RED)) as pipeline,
+        contextlib.closing(Loop(pipeline, [slow, quick])) as loop,
+    ):
+        for result in pipeline:
+            for each in loop.feeds:
+                each.put(loop._painting(result))
+            while len(quick.taken) <= result.frame.index or (result.frame.index == 0 and slow_waits(loop)):
+                time.sleep(0.001)
+            source.next_batch()
+        slow.released.set()
+    assert [index for index, _ in quick.taken] == list(range(8))
+    assert [index for index, _ in slow.taken] == [0, *range(8 - waiting, 8)]
+    assert [each.dropped for each in loop.feeds] == [7 - waiting, 0]
+
+
+def slow_waits(loop: Loop) -> bool:
+    """The first sink has not taken out its first result yet."""
+    return bool(loop.feeds[0]._waiting._queue)
+
+
+def test_a_file_waits_for_a_slow_sink() -> None:
+    slow = Slow()
+    threading.Timer(0.2, slow.released.set).start()
+    loop, _ = feed(File(6, Clock()), slow)
+    assert [index for index, _ in slow.taken] == list(range(6))
+    assert loop.feeds[0].dropped == 0
+
+
+class Failing(Kept):
+    """Takes one result, then the disk is full."""
+
+    name = "failing"
+    closed = False
+
+    def write(self, result: Result, picture: Picture | None) -> None:
+        if self.taken:
+            raise OSError(28, "No space left on device")
+        super().write(result, picture)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_sink_that_fails_is_reported_and_closed_and_the_loop_goes_on() -> None:
+    failing, kept = Failing(), Kept()
+    loop, said = feed(File(6, Clock()), failing, kept)
+    assert len(kept.taken) == 6
+    assert failing.closed
+    assert said == ["failing stopped: [Errno 28] No space left on device"]
+    assert loop.feeds[0].written == 1
+    assert loop.feeds[0].written + loop.feeds[0].dropped + 1 == 6, "all but the one it failed at are accounted for"
+
+
+def test_a_run_with_nowhere_left_to_go_ends() -> None:
+    failing = Failing()
+    loop, _ = feed(File(10_000, Clock()), failing)
+    assert loop.record.frames < 10_000
+
+
+class SlowScreen(Screen):
+    """Takes its time on each picture."""
+
+    def show(self, picture: Picture) -> int:
+        time.sleep(0.1)
+        return super().show(picture)
+
+
+def test_a_slow_window_ages_no_frame_of_a_live_source() -> None:
+    """The loop has turned over all frames while the window, in the main thread, shows its first ones."""
+    source, screen = Live([[float(i)] for i in range(6)]), SlowScreen("")
+    threading.Thread(target=lambda: [source.next_batch() or time.sleep(0.01) for _ in range(5)], daemon=True).start()
+    with Pipeline(BUNDLE, source, opened_engine=FakeEngine(RED)) as pipeline:
+        loop = Loop(pipeline, window=screen)  # type: ignore[arg-type]
+        start = time.monotonic()
+        loop.run()
+    assert loop.record.frames + pipeline_drops(loop) == 6
+    assert 1 <= len(screen.shown) < 6
+    assert time.monotonic() - start < 0.55
+
+
+def pipeline_drops(loop: Loop) -> int:
+    return loop.record.report()["dropped"]
+
+
+def test_the_window_hears_keys_while_the_camera_is_silent() -> None:
+    source, screen = Live([[0.0], [1.0]]), Screen("....q")
+    with Pipeline(BUNDLE, source, opened_engine=FakeEngine(RED)) as pipeline:
+        Loop(pipeline, window=screen).run()  # type: ignore[arg-type]
+        source._wanted[1].set()
+    assert len(screen.shown) == 5
+
+
+def test_an_error_of_the_loop_reaches_the_window_thread() -> None:
+    source = Live([[0.0]], error=SourceError("camera gone"))
+    with Pipeline(BUNDLE, source, opened_engine=FakeEngine(RED)) as pipeline, pytest.raises(SourceError, match="gone"):
+        Loop(pipeline, window=Screen("")).run()  # type: ignore[arg-type]
+
+
+def test_view_says_what_it_takes() -> None:
+    with pytest.raises(SpecError, match="opacity"):
+        View(opacity=1.5)
+    with pytest.raises(NameNotFoundError, match="turbo"):
+        View(colours="rainbow")
+
+
+def test_a_block_of_its_own_and_colours_change_the_picture() -> None:
+    seen = result()
+    corner = np.zeros((4, 4), np.float32)
+    corner[0, 0] = 1
+    two = dataclasses.replace(seen, maps={**seen.maps, "stages.3.attention": corner})
+    views = [View(), View(block="stages.3.attention"), View(colours="grey"), View(opacity=0.9), View(block="absent")]
+    pictures = [under_attention(two, tiny.SPEC, view) for view in views]
+    assert all((pictures[0] != other).any() for other in pictures[1:4])
+    assert (pictures[0] == pictures[4]).all(), "a block that is not there shows the mean"
 
 
 def test_max_frames_ends_a_live_source() -> None:
