@@ -10,8 +10,10 @@ from edgeattn.camera.controls import HELP, Collector, Controls, save_picture
 from edgeattn.camera.pipeline import Pipeline, Result
 from edgeattn.camera.record import Record
 from edgeattn.camera.sinks import Sink, Window
+from edgeattn.camera.state import State
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
+from edgeattn.timing import monotonic_ns
 
 SAID_FOR_FRAMES = 60
 """How long a message stays on the screen."""
@@ -44,6 +46,9 @@ class Live:
         """What the keys have set."""
         self._pipeline, self._sinks, self._window = pipeline, sinks, window
         self._collector, self._say = collector, say
+        self._latest: Result | None = None
+        self._state: State = "connecting"
+        pipeline.waiting = self._wait
         self._paints = window is not None or any(sink.draws for sink in sinks)
         self._message, self._message_left = (HELP if window else ""), SAID_FOR_FRAMES
 
@@ -56,6 +61,8 @@ class Live:
             EdgeAttnError: a sink cannot be written.
         """
         for result in self._pipeline:
+            self._latest = result
+            self._tell_state()
             self.record.add(result)
             with self.record.stages("draw"):
                 picture = self._paint(result) if self._paints else None
@@ -72,8 +79,29 @@ class Live:
         if self._window is not None:
             self._window.close()
 
+    def _wait(self) -> bool:
+        """While the source gives no frame: say so, and keep the window and its keys alive; True: to quit."""
+        self._tell_state()
+        if self._window is not None and self._latest is not None:
+            self._interact(self._window, self._latest, self._paint(self._latest))
+        return self.controls.quit
+
+    def _tell_state(self) -> None:
+        """Say it when the source's state has changed."""
+        status = self._pipeline.status
+        if status is None or status.state == self._state:
+            return
+        was, self._state = self._state, status.state
+        if status.state == "live" and was != "connecting":
+            self._say(f"{self._pipeline.source.name}: live again")
+        elif status.state != "live":
+            self._say(f"{self._pipeline.source.name}: {status.state} ({status.reason})")
+
     def _paint(self, result: Result) -> Picture:
         lines = [canvas.figures(result, self.record)]
+        status = self._pipeline.status
+        if status is not None and status.state != "live":
+            lines.append(f"{status.state} for {(monotonic_ns() - status.since_ns) / 1e9:.1f} s")
         if self._message_left > 0:
             self._message_left -= 1
             lines.append(self._message)

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -17,10 +17,12 @@ from edgeattn.cli.common import console, write_json
 from edgeattn.errors import EdgeAttnError, NameNotFoundError
 
 if TYPE_CHECKING:
+    from edgeattn.camera.files import Folder, Video
     from edgeattn.camera.live import Live
     from edgeattn.camera.pipeline import Pipeline
     from edgeattn.camera.sinks import Sink
-    from edgeattn.camera.source import Camera, Folder, Video
+    from edgeattn.camera.slot import Policy
+    from edgeattn.camera.source import Camera
 
 SCHEMA = "edgeattn.run/1"
 
@@ -43,6 +45,15 @@ def run(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File for mp4 or jsonl; jsonl goes to the screen without.")] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="End after that many frames.")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="latest (default), fresh (lowest age) or every (default for files): which frames are taken."),
+    ] = None,
+    max_fps: Annotated[float | None, typer.Option(min=0.01, help="Take no more frames a second than that.")] = None,
+    crop: Annotated[str | None, typer.Option(help="Look at this part only: X,Y,WIDTH,HEIGHT in pixels.")] = None,
+    give_up: Annotated[
+        float | None, typer.Option(min=0.5, help="End after that many seconds without the camera; default: never.")
+    ] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Replay a video live, at its own pace.")] = False,
     collect: Annotated[
         Path | None, typer.Option(help="Keys 1 to 9 and 0 save the frame into its class's folder in there.")
@@ -51,8 +62,9 @@ def run(
 ) -> None:
     """Run a model live and show its answers, with its attention drawn over the picture."""
     from edgeattn.bundle import load
+    from edgeattn.camera.files import Folder
     from edgeattn.camera.pipeline import Pipeline
-    from edgeattn.camera.source import Folder, open_source
+    from edgeattn.camera.source import open_source
 
     asked = _asked(sink)
     loaded, opened = load(bundle), open_source(source, realtime=realtime)
@@ -71,6 +83,10 @@ def run(
         threads=threads,
         maps=maps and bool(loaded.spec.maps),
         smooth=not isinstance(opened, Folder),
+        policy=cast("Policy | None", policy),
+        max_fps=max_fps,
+        crop=_crop(crop),
+        give_up_s=give_up,
     )
     screen = Console(stderr=True, highlight=False, soft_wrap=True) if ("jsonl", None) in files else console
     say = functools.partial(screen.print, markup=False)
@@ -94,6 +110,16 @@ def run(
     finally:
         if report:
             _finish(report, say, json, opened)
+
+
+def _crop(text: str | None) -> tuple[int, int, int, int] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 4 or not all(part.isdecimal() for part in parts) or "0" in parts[2:]:
+        raise EdgeAttnError(f"--crop {text}: must be X,Y,WIDTH,HEIGHT in pixels, as in 100,0,480,480")
+    x, y, width, height = map(int, parts)
+    return x, y, width, height
 
 
 def _asked(sink: Sequence[str] | None) -> list[str] | None:
@@ -173,7 +199,7 @@ def _report(live: Live, pipeline: Pipeline) -> dict[str, Any]:
         "device": dict(engine.details) | {"certificate": to_json(pipeline.certificate)},
         "threads": engine.threads,
         "maps": pipeline.maps,
-        **live.record.report(),
+        **live.record.report(pipeline.status),
         "rss_mb": round(psutil.Process().memory_info().rss / 1e6, 1),
     }
 

@@ -9,7 +9,8 @@ import pytest
 from scripted import BLACK, Live
 
 from edgeattn.camera import Frame
-from edgeattn.camera.slot import Capture, Slot
+from edgeattn.camera.capture import Capture
+from edgeattn.camera.slot import Slot
 from edgeattn.errors import SourceError
 
 
@@ -46,7 +47,7 @@ def test_take_waits_for_a_frame() -> None:
 
 def test_what_the_source_raises_comes_after_its_last_frame() -> None:
     with Capture(Live([[0.0]], SourceError("the camera went away"))) as capture:
-        frames = iter(capture)
+        frames = iter(capture.slot)
         assert next(frames).index == 0
         with pytest.raises(SourceError, match="went away"):
             next(frames)
@@ -66,7 +67,7 @@ def test_closing_ends_the_thread_and_releases_the_source() -> None:
     before = threading.active_count()
     source = Live([[0.0], [1.0]])
     with Capture(source) as capture:
-        assert next(iter(capture)).index == 0
+        assert next(iter(capture.slot)).index == 0
         source._wanted[1].set()  # the reader comes back from `read` ...
     assert source.released.wait(20), "... and then releases the source itself"
     assert threading.active_count() == before
@@ -88,7 +89,7 @@ class Stuck(Live):
 def test_a_stuck_reader_is_left_behind() -> None:
     source = Stuck()
     capture = Capture(source).__enter__()
-    assert next(iter(capture)).index == 0
+    assert next(iter(capture.slot)).index == 0
     capture.close(patience_s=0.0)
     assert not source.released.is_set()
     source.let_go.set()
