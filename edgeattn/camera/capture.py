@@ -1,7 +1,7 @@
 """Threads that read live sources into a slot: `Capture` one that just ends, `Watch` a camera, which is reconnected.
 
-A camera's reader has a thread of its own, and so has its watcher, which sees silence, gives up readers that are stuck
-and opens the camera again. Whoever takes the frames never touches the camera.
+A camera's reader has a thread of its own, and so has its watcher, which sees silence, leaves readers behind that are
+stuck and opens the camera again. Whoever takes the frames never touches the camera.
 """
 
 from __future__ import annotations
@@ -26,12 +26,17 @@ STALLED = 0.45
 """Part of the time-out after which a silence is called a stall: within half a second."""
 MOST_PATIENT_S = 10.0
 """How long a camera may be silent at most that gives a frame now and then."""
+QUICK = 5
+"""Frames in a row without a stall that make a camera a quick one."""
 OPENING_S = 1.5
 """How much longer than its time-out opening may take: OpenCV opens one stream after the other."""
 EAGER_S = 60.0
 """How long a camera that is away is looked for ten times a second."""
+KEPT = 5
+"""Time-outs for which a silent connection is kept while new ones are tried: the first that has a frame is the one. A
+camera that only paused goes on where it was, without a wait for the next keyframe."""
 LEFT_BEHIND = 3
-"""Stuck readers of one camera, at most: beyond that it is opened again only when one of them ends."""
+"""Silent or stuck readers of one camera, at most: beyond that it is opened again only when one of them ends."""
 _PROBE_S, _LAZY_S = 0.1, 2.0
 _AT_EXIT_S = 10.0
 
@@ -124,6 +129,7 @@ class Watch:
         self._frames = 0
         self._latest_ns = monotonic_ns()
         self._timeout_s = camera.timeout_s
+        self._slow = self._quick = 0
         self._reader: _Reader | None = None
         self._readers: list[_Reader] = []
         self._stopped = False
@@ -136,9 +142,10 @@ class Watch:
         """How it is doing, for any thread."""
         with self._changed:
             damaged, skipped = self._damaged, self._skipped
-            if self._reader is not None and self._reader.connection is not None:
-                damaged += self._reader.connection.damaged
-                skipped += self._reader.connection.skipped
+            for reader in self._readers:
+                if reader.connection is not None:
+                    damaged += reader.connection.damaged
+                    skipped += reader.connection.skipped
             drops = dict(self.slot.drops, backlog=skipped)
             changes = tuple(self._changes)
             return Status(changes, self._reconnects, self._stalls, self._resizes, damaged, drops, self._size)
@@ -174,7 +181,9 @@ class Watch:
             self._changed.notify_all()
         self._thread.join(patience_s)
         deadline_ns = monotonic_ns() + patience_s * 1e9
-        for reader in list(self._readers):
+        with self._changed:
+            readers = list(self._readers)
+        for reader in readers:
             reader.thread.join(max(0.0, (deadline_ns - monotonic_ns()) / 1e9))
 
     # The watcher's thread.
@@ -182,19 +191,18 @@ class Watch:
     def _run(self) -> None:
         try:
             while not self._stopped:
-                reader = self._open()
+                reader = self._reader or self._open()
                 self._follow(reader)
-                self._abandon(reader)
+                self._leave(reader)
                 self._pause(reader)
+            self.slot.end()
         except BaseException as error:  # raised again where the frames are taken, or where the watch is entered
+            self._failure = error
             self.slot.end(error)
-            with self._changed:
-                self._failure = error
         finally:
             with self._changed:
                 self._stopped = True
-                if self._reader is not None and self._reader.connection is not None:
-                    self._reader.connection.interrupt()
+                self._retire_all_but(None)
             self._end_attempt()
 
     def _open(self) -> _Reader:
@@ -205,54 +213,57 @@ class Watch:
         return reader
 
     def _follow(self, reader: _Reader) -> None:
-        """Until the reader is at its end, or stuck."""
+        """Until the reader is at its end, silent for too long, or an older one has come back before it."""
         with self._changed:
-            while not self._stopped and reader.error is None:
+            while not self._stopped and reader.error is None and self._reader is reader:
                 silent_s = (monotonic_ns() - reader.latest_ns) / 1e9
                 stalled_s = self._timeout_s * STALLED
-                limit_s = self._timeout_s if reader.frames else self._timeout_s + OPENING_S
+                held = reader.connection.held if reader.frames and reader.connection is not None else 1.0
+                limit_s = held * self._timeout_s if reader.frames else self._timeout_s + OPENING_S
                 if silent_s >= limit_s:
-                    self._grow_patient(reader)
                     return
                 if reader.frames and silent_s >= stalled_s and self._changes[-1].state == "live":
                     self._stalls += 1
                     self._enter("stalled", "no frame comes")
+                if reader.frames and silent_s >= self._timeout_s and self._changes[-1].state == "stalled":
+                    self._enter("down", "no frame comes")
                 self._check_give_up("no frame comes")
-                next_s = stalled_s if reader.frames and silent_s < stalled_s else limit_s
-                self._changed.wait(min(next_s - silent_s, self._left_s()))
+                steps_s = (stalled_s, self._timeout_s, limit_s) if reader.frames else (limit_s,)
+                self._changed.wait(min(min(step for step in steps_s if step > silent_s) - silent_s, self._left_s()))
 
-    def _grow_patient(self, reader: _Reader) -> None:
-        """A camera that gives a frame now and then is no broken one; see `_seen` for the way back."""
-        if reader.frames == 1:
-            self._timeout_s = min(2 * self._timeout_s, max(MOST_PATIENT_S, self._camera.timeout_s))
-
-    def _abandon(self, reader: _Reader) -> None:
-        """Leave a reader to itself: its late frames count no more."""
+    def _leave(self, reader: _Reader) -> None:
+        """Leave a reader behind, if it is still the one that counts."""
         with self._changed:
+            if self._reader is not reader:
+                return
             self._reader = None
-            if reader.connection is not None:
-                self._damaged += reader.connection.damaged
-                self._skipped += reader.connection.skipped
-                reader.connection.interrupt()
             error = reader.error
+            if error is None and reader.frames:
+                self._grow_patient()
             if not self._stopped and self._changes[-1].state != "down":
-                self._enter("down", str(error or "no frame came"))
+                reason = str(error or "no frame came").removeprefix(f"{self._camera.name} ")
+                self._enter("down", reason)
         at_start = not self._tried and (self._camera.local or isinstance(error, RefusedError))
         if error is not None and (at_start or not isinstance(error, SourceError)):
             raise error
         self._end_attempt()
 
+    def _grow_patient(self) -> None:
+        """A camera that gives a frame now and then is no broken one."""
+        self._slow += 1
+        if self._slow > 1:
+            self._timeout_s = min(2 * self._timeout_s, max(MOST_PATIENT_S, self._camera.timeout_s))
+
     def _pause(self, reader: _Reader) -> None:
-        """Until the camera is tried again: at once, if the attempt took longer than the pause."""
+        """Until the camera is tried again (at once, if the attempt took longer than the pause), or an old reader is back."""
         with self._changed:
             until_ns = reader.began_ns + probe_s((monotonic_ns() - self._latest_ns) / 1e9) * 1e9
-            while not self._stopped:
+            while not self._stopped and self._reader is None:
                 self._check_give_up(self._changes[-1].reason)
-                self._readers = [reader for reader in self._readers if reader.thread.is_alive()]
                 left_s = (until_ns - monotonic_ns()) / 1e9
                 if left_s <= 0 and len(self._readers) <= LEFT_BEHIND:
                     return
-                self._changed.wait(min(max(left_s, _PROBE_S), self._left_s()))
+                self._changed.wait(min(max(left_s, 0.01) if left_s > 0 else _PROBE_S, self._left_s()))
 
     def _left_s(self) -> float:
         """How long until it is given up."""
@@ -274,23 +285,35 @@ class Watch:
     def _enter(self, state: State, reason: str = "") -> None:
         self._changes.append(Change(state, monotonic_ns(), reason))
 
+    def _retire_all_but(self, reader: _Reader | None) -> None:
+        for other in self._readers:
+            if other is not reader:
+                other.retired = True
+                if other.connection is not None:
+                    other.connection.interrupt()
+
     # The readers' threads.
 
     def _seen(self, reader: _Reader, picture: Picture, captured_ns: int) -> bool:
-        """Take a frame of the reader; False: it was left behind."""
+        """Take a frame of a reader; False: it does not count any more."""
         with self._changed:
-            if reader is not self._reader or self._stopped:
+            if reader.retired or self._stopped:
                 return False
-            self._latest_ns = reader.latest_ns = monotonic_ns()
-            reader.frames += 1
-            if reader.frames == 1:
-                self._reconnects += self._frames > 0
-                self._tried = True
-            if reader.frames == 10 and self._latest_ns - reader.began_ns < self._camera.timeout_s * 1e9:
-                self._timeout_s = self._camera.timeout_s
-            if self._changes[-1].state != "live":
+            if self._changes[-1].state == "stalled":
+                self._grow_patient()
+            if self._changes[-1].state != "live" or reader is not self._reader:  # the first that has a frame is the one
+                self._reader = reader
+                self._retire_all_but(reader)
                 self._enter("live")
+                self._tried = True
                 self._changed.notify_all()
+            now_ns = monotonic_ns()
+            self._quick = self._quick + 1 if now_ns - self._latest_ns < self._camera.timeout_s * STALLED * 1e9 else 0
+            if self._quick == QUICK:
+                self._slow, self._timeout_s = 0, self._camera.timeout_s
+            self._latest_ns = reader.latest_ns = now_ns
+            reader.frames += 1
+            self._reconnects += reader.frames == 1 and self._frames > 0
             size = _size(picture)
             self._resizes += self._size not in (None, size)
             self._size = size
@@ -298,9 +321,13 @@ class Watch:
             self._frames += 1
             return True
 
-    def _lost(self, reader: _Reader, error: BaseException) -> None:
+    def _ended(self, reader: _Reader, error: BaseException | None) -> None:
         with self._changed:
             reader.error = error
+            self._readers.remove(reader)
+            if reader.connection is not None:
+                self._damaged += reader.connection.damaged
+                self._skipped += reader.connection.skipped
             self._changed.notify_all()
 
 
@@ -310,21 +337,25 @@ class _Reader:
     def __init__(self, watch: Watch, camera: Reconnecting, timeout_s: float) -> None:
         self.connection: Connection | None = None
         self.error: BaseException | None = None
+        self.retired = False
         self.frames = 0
         self.began_ns = self.latest_ns = monotonic_ns()
         self._watch, self._camera, self._timeout_s = watch, camera, timeout_s
         self.thread = threading.Thread(target=self._run, name=f"read {camera.name}", daemon=True)
 
     def _run(self) -> None:
+        error: BaseException | None = None
         try:
-            connection = self.connection = self._camera.connect(self._timeout_s)
+            connection = self._camera.connect(self._timeout_s, KEPT * self._timeout_s)
             try:
+                self.connection = connection
                 while self._watch._seen(self, *connection.read()):
                     pass
             finally:
                 connection.close()
-        except BaseException as error:  # the watcher's to judge
-            self._watch._lost(self, error)
+        except BaseException as failure:  # the watcher's to judge
+            error = failure
+        self._watch._ended(self, error)
 
 
 def probe_s(away_s: float) -> float:
@@ -336,6 +367,11 @@ def probe_s(away_s: float) -> float:
 
 def _size(picture: Picture) -> tuple[int, int]:
     return picture.shape[1], picture.shape[0]
+
+
+def at_work() -> bool:
+    """Whether a thread is still reading: leaving the interpreter then takes seconds."""
+    return any(thread.name.startswith(("capture ", "watch ", "read ")) for thread in threading.enumerate())
 
 
 _started: weakref.WeakSet[Capture | Watch] = weakref.WeakSet()

@@ -52,6 +52,8 @@ class Connection(Protocol):
 
     fps: float | None
     """Frames a second as the camera says; None: unknown."""
+    held: float
+    """Time-outs for which it may be silent before another one is opened beside it."""
 
     @property
     def damaged(self) -> int:
@@ -82,10 +84,10 @@ class Reconnecting(Source, Protocol):
     local: bool
     """True: on this machine, so that opening it at the start has to work; False: a network camera is waited for."""
     timeout_s: float
-    """How long a connection may be silent before it is given up for a new one."""
+    """How long a connection may be silent before a new one is tried."""
 
-    def connect(self, timeout_s: float) -> Connection:
-        """Open.
+    def connect(self, timeout_s: float, silent_s: float) -> Connection:
+        """Open within `timeout_s`; a `read` then waits for `silent_s`.
 
         Raises:
             SourceError: it does not open.

@@ -42,9 +42,10 @@ class HttpMjpeg:
     """A connection to a camera that sends JPEGs as `multipart/x-mixed-replace`."""
 
     fps: float | None = None
+    held = 1.0
 
-    def __init__(self, url: str, name: str, timeout_s: float, clock: Clock) -> None:
-        """Connect.
+    def __init__(self, url: str, name: str, timeout_s: float, silent_s: float, clock: Clock) -> None:
+        """Connect within `timeout_s`; a `read` then waits for `silent_s`.
 
         Raises:
             NotMjpegError: another reader should try.
@@ -52,7 +53,7 @@ class HttpMjpeg:
             SourceError: the camera is away.
         """
         self.skipped = self._undecodable = 0
-        self._name, self._timeout_s, self._clock = name, timeout_s, clock
+        self._name, self._silent_s, self._clock = name, silent_s, clock
         self._jpegs = JpegScanner()
         try:
             self._socket, head, rest = _connect(urlsplit(url), timeout_s)
@@ -98,7 +99,7 @@ class HttpMjpeg:
         jpegs, self._ready = self._ready, []
         enough = time.monotonic() + _DRAIN_S  # a sender that never pauses is not followed for ever
         while True:
-            self._socket.settimeout(0.0 if jpegs else self._timeout_s)
+            self._socket.settimeout(0.0 if jpegs else self._silent_s)
             try:
                 data = self._socket.recv(1 << 18)
             except TimeoutError as error:

@@ -25,18 +25,23 @@ from edgeattn.timing import Clock
 # is a second off.
 _STREAM_OPTIONS = "rtsp_transport;tcp|probesize;32|analyzeduration;0"
 _BAD_IN_A_ROW = 4
+_QUICK_NS = 200_000_000
 
 
 class OpencvConnection:
     """An open `cv2.VideoCapture`."""
 
     skipped = 0
+    held = (
+        3.0  # a second connection disturbs the first on some servers, and waits for a keyframe: up to a second or more
+    )
 
-    def __init__(self, capture: Any, name: str, timeout_s: float, clock: Clock) -> None:
+    def __init__(self, capture: Any, name: str, silent_s: float, clock: Clock) -> None:
         self.damaged = 0
+        self._seen_any = False
         self.fps = plausible(capture.get(cv2.CAP_PROP_FPS))
         self._capture, self._name, self._clock = capture, name, clock
-        self._held_back_ns = timeout_s * 0.95e9
+        self._held_back_ns, self._waited_ns = silent_s * 0.95e9, 0
 
     def read(self) -> tuple[Picture, int]:
         """The next good frame, and when it was grabbed, before the decoding that `retrieve` may do.
@@ -49,14 +54,20 @@ class OpencvConnection:
             asked_ns = self._clock()
             grabbed = self._capture.grab()
             captured_ns = self._clock()
-            if grabbed and captured_ns - asked_ns > self._held_back_ns:
-                continue  # at its time limit FFmpeg gives an old frame that it had held back, as if it was new
+            if grabbed and self._is_held_back(captured_ns - asked_ns):
+                continue
             readable, picture = self._capture.retrieve() if grabbed else (False, None)
             if readable:
                 self.damaged += bad
+                self._seen_any = True
                 return np.asarray(picture, np.uint8), captured_ns
             bad += 1
         raise SourceError(f"{self._name} gave no more frames")
+
+    def _is_held_back(self, waited_ns: int) -> bool:
+        """FFmpeg holds back a frame until the next one comes, or its time is up: after a stall it is as old as that."""
+        quick_before, self._waited_ns = self._waited_ns < _QUICK_NS, waited_ns
+        return waited_ns > self._held_back_ns or (waited_ns > 2 * _QUICK_NS and quick_before and self._seen_any)
 
     def interrupt(self) -> None:
         """Nothing can."""
@@ -80,8 +91,8 @@ def open_device(device: int | str, name: str, timeout_s: float, clock: Clock) ->
     return _opened(capture, name, why, timeout_s, clock)
 
 
-def open_stream(url: str, name: str, timeout_s: float, clock: Clock) -> OpencvConnection:
-    """Open a network stream.
+def open_stream(url: str, name: str, timeout_s: float, silent_s: float, clock: Clock) -> OpencvConnection:
+    """Open a network stream within `timeout_s`; a `read` then waits for `silent_s`.
 
     Raises:
         SourceError: it does not open.
@@ -93,12 +104,12 @@ def open_stream(url: str, name: str, timeout_s: float, clock: Clock) -> OpencvCo
     with _variable("OPENCV_FFMPEG_CAPTURE_OPTIONS", _STREAM_OPTIONS):
         # Each further decoder thread would hold one frame back.
         capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])
-    return _opened(capture, name, "away, another login, or no video", timeout_s, clock)
+    return _opened(capture, name, "away, another login, or no video", silent_s, clock)
 
 
-def _opened(capture: Any, name: str, why: str, timeout_s: float, clock: Clock) -> OpencvConnection:
+def _opened(capture: Any, name: str, why: str, silent_s: float, clock: Clock) -> OpencvConnection:
     if capture.isOpened():
-        return OpencvConnection(capture, name, timeout_s, clock)
+        return OpencvConnection(capture, name, silent_s, clock)
     capture.release()
     raise SourceError(f"{name} does not open: {why}")
 

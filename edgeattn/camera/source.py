@@ -5,6 +5,7 @@ A source is opened as a context manager and iterated for its frames, both by one
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgeattn.camera.files import Folder, Video
 from edgeattn.camera.frame import Connection, Frame
 from edgeattn.camera.mjpeg import HttpMjpeg, NotMjpegError
 from edgeattn.camera.opencv import open_device, open_stream
+from edgeattn.camera.pattern import TestPattern
 from edgeattn.errors import SourceError
 from edgeattn.imaging import HEIC_SUFFIXES, SUFFIXES
 from edgeattn.timing import Clock, monotonic_ns
@@ -44,18 +46,18 @@ class Camera:
         self._node = Path(f"/dev/video{device}" if str(device).isdigit() else str(device))
         self._check_node()
 
-    def connect(self, timeout_s: float) -> Connection:
-        """Open once more, whatever became of earlier connections.
+    def connect(self, timeout_s: float, silent_s: float) -> Connection:
+        """Open once more within `timeout_s`, whatever became of earlier connections; reads wait for `silent_s`.
 
         Raises:
             SourceError: it does not open.
         """
-        connection = self._open(timeout_s)
+        connection = self._open(timeout_s, silent_s)
         self.fps = connection.fps
         return connection
 
     def __enter__(self) -> Camera:
-        self._connection = self.connect(self.timeout_s)
+        self._connection = self.connect(self.timeout_s, self.timeout_s)
         return self
 
     def __exit__(
@@ -77,17 +79,17 @@ class Camera:
             yield Frame(picture, index, captured_ns, "received")
             index += 1
 
-    def _open(self, timeout_s: float) -> Connection:
+    def _open(self, timeout_s: float, silent_s: float) -> Connection:
         if self.local:
             self._check_node()
             return open_device(self._device, self.name, timeout_s, self._clock)
         url = str(self._device)
         if url.lower().startswith("http://"):
             try:
-                return HttpMjpeg(url, self.name, timeout_s, self._clock)
+                return HttpMjpeg(url, self.name, timeout_s, silent_s, self._clock)
             except NotMjpegError:
                 pass
-        return open_stream(url, self.name, timeout_s, self._clock)
+        return open_stream(url, self.name, timeout_s, silent_s, self._clock)
 
     def _check_node(self) -> None:
         if self.local and sys.platform == "linux" and not self._node.exists():
@@ -96,19 +98,27 @@ class Camera:
             )
 
 
-def open_source(text: str, *, realtime: bool = False) -> Camera | Video | Folder:
-    """The source that a command line names: a camera, a network stream, a folder, a video or a picture.
+def open_source(text: str, *, realtime: bool = False) -> Camera | Video | Folder | TestPattern:
+    """The source that a command line names: a camera, a network stream, a folder, a video, a picture or a test picture.
 
     Args:
-        text: as in `0`, `/dev/video2`, `rtsp://camera/1`, `clip.mp4`, `photos/`.
+        text: as in `0`, `/dev/video2`, `rtsp://camera/1`, `clip.mp4`, `photos/`, `test`; `env:CAMERA` stands for what
+            the environment's variable CAMERA says, so that no login is seen among the processes.
         realtime: replay a video live, at its own pace.
 
     Raises:
         SourceError: there is nothing of that name.
     """
+    if text.startswith("env:"):
+        variable = text.removeprefix("env:")
+        if not os.environ.get(variable):
+            raise SourceError(f"{text}: the variable {variable} is not set; export {variable}=rtsp://NAME:PASSWORD@...")
+        text = os.environ[variable]
     if text.isdigit() or text.startswith("/dev/video") or "://" in text:
         return Camera(text)
     path = Path(text).expanduser()
+    if text == "test" and not path.exists():
+        return TestPattern()
     if path.is_dir() or (path.is_file() and path.suffix.lower() in SUFFIXES | HEIC_SUFFIXES):
         return Folder(path)
     if path.is_file():

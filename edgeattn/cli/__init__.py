@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -56,15 +58,28 @@ def _options(
 
 def main() -> None:
     """Run the command; errors that we raise on purpose are one line and exit code 2."""
+    code: str | int | None = None
     try:
         app()
     except EdgeAttnError as error:
         print(f"edgeattn: {error}", file=sys.stderr)
-        sys.exit(2)
+        code = 2
     except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer's for Ctrl-C, of which it says nothing
+        code = end.code
+        if code == INTERRUPTED:  # typer's for Ctrl-C, of which it says nothing
             print("edgeattn: stopped", file=sys.stderr)
-        raise
     except BrokenPipeError:  # `edgeattn ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        code = 0
+    _leave(code)
+
+
+def _leave(code: str | int | None) -> NoReturn:
+    """End the process; at once if a camera is still being read, whose driver may hold its thread for seconds."""
+    capture = sys.modules.get("edgeattn.camera.capture")
+    if capture is not None and capture.at_work() and not isinstance(code, str):
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code or 0)
+    sys.exit(code)

@@ -17,12 +17,11 @@ from edgeattn.cli.common import console, write_json
 from edgeattn.errors import EdgeAttnError, NameNotFoundError
 
 if TYPE_CHECKING:
-    from edgeattn.camera.files import Folder, Video
+    from edgeattn.camera.frame import Source
     from edgeattn.camera.live import Live
     from edgeattn.camera.pipeline import Pipeline
     from edgeattn.camera.sinks import Sink
     from edgeattn.camera.slot import Policy
-    from edgeattn.camera.source import Camera
 
 SCHEMA = "edgeattn.run/1"
 
@@ -31,7 +30,10 @@ def run(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder, or its name in the zoo.")],
     *,
     source: Annotated[
-        str, typer.Option(help="Camera number, rtsp:// or http:// stream, video, picture, folder.")
+        str,
+        typer.Option(
+            help="Camera number, rtsp:// or http:// stream, video, picture, folder; env:NAME reads it from a variable; test."
+        ),
     ] = "0",
     engine: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: the fastest here.")] = None,
     precision: Annotated[str | None, typer.Option(help="float, bf16 or int8; default: the fastest here.")] = None,
@@ -145,7 +147,7 @@ def _possible(asked: list[str] | None) -> tuple[list[str], list[str]]:
     return others or ["mp4"], [f"no window, {problem}"]
 
 
-def _files(names: Sequence[str], out: Path | None, source: Camera | Video | Folder) -> list[tuple[str, Path | None]]:
+def _files(names: Sequence[str], out: Path | None, source: Source) -> list[tuple[str, Path | None]]:
     """Sinks that write files, with their paths; None: the screen.
 
     Raises:
@@ -162,7 +164,7 @@ def _files(names: Sequence[str], out: Path | None, source: Camera | Video | Fold
     return [(kind, paths[kind]) for kind in kinds]
 
 
-def _sink(kind: str, path: Path | None, source: Camera | Video | Folder) -> Sink:
+def _sink(kind: str, path: Path | None, source: Source) -> Sink:
     from edgeattn.camera.sinks import JsonLines, VideoFile
 
     if kind == "mp4" and path is not None:
@@ -204,9 +206,7 @@ def _report(live: Live, pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def _finish(
-    report: dict[str, Any], say: Callable[[str], None], json: Path | None, source: Camera | Video | Folder
-) -> None:
+def _finish(report: dict[str, Any], say: Callable[[str], None], json: Path | None, source: Source) -> None:
     """Say what was seen, and write the report."""
     from edgeattn.camera.record import sentence
     from edgeattn.timing import environment
