@@ -369,11 +369,6 @@ def _size(picture: Picture) -> tuple[int, int]:
     return picture.shape[1], picture.shape[0]
 
 
-def at_work() -> bool:
-    """Whether a thread is still reading: leaving the interpreter then takes seconds."""
-    return any(thread.name.startswith(("capture ", "watch ", "read ")) for thread in threading.enumerate())
-
-
 _started: weakref.WeakSet[Capture | Watch] = weakref.WeakSet()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import NoReturn
 
 import typer
 
@@ -57,29 +56,29 @@ def _options(
 
 
 def main() -> None:
-    """Run the command; errors that we raise on purpose are one line and exit code 2."""
-    code: str | int | None = None
+    """Run a verb; errors that we raise on purpose are one line and exit code 2."""
     try:
         app()
     except EdgeAttnError as error:
         print(f"edgeattn: {error}", file=sys.stderr)
-        code = 2
+        sys.exit(2)
     except SystemExit as end:
-        code = end.code
-        if code == INTERRUPTED:  # typer's for Ctrl-C, of which it says nothing
+        if end.code == INTERRUPTED:  # typer's for Ctrl-C, of which it says nothing
             print("edgeattn: stopped", file=sys.stderr)
+        raise
     except BrokenPipeError:  # `edgeattn ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    _leave(code)
+        sys.exit(0)
 
 
-def _leave(code: str | int | None) -> NoReturn:
-    """End the process; at once if a camera is still being read, whose driver may hold its thread for seconds."""
-    capture = sys.modules.get("edgeattn.camera.capture")
-    if capture is not None and capture.at_work() and not isinstance(code, str):
+def command() -> None:
+    """Run a verb as a process of its own, which ends at once where a camera's driver might hold it up."""
+    try:
+        main()
+    except SystemExit as end:
+        if "edgeattn.camera.capture" not in sys.modules or isinstance(end.code, str):
+            raise
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(code or 0)
-    sys.exit(code)
+        os._exit(end.code or 0)  # a thread inside OpenCV's `read` would abort the process, or keep it for seconds

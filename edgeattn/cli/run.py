@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgeattn.camera.frame import Source
     from edgeattn.camera.live import Live
     from edgeattn.camera.pipeline import Pipeline
+    from edgeattn.camera.record import Record
     from edgeattn.camera.sinks import Sink
     from edgeattn.camera.slot import Policy
 
@@ -66,7 +67,9 @@ def run(
     from edgeattn.bundle import load
     from edgeattn.camera.files import Folder
     from edgeattn.camera.pipeline import Pipeline
+    from edgeattn.camera.record import Record
     from edgeattn.camera.source import open_source
+    from edgeattn.timing import environment
 
     asked = _asked(sink)
     loaded, opened = load(bundle), open_source(source, realtime=realtime)
@@ -93,6 +96,7 @@ def run(
     screen = Console(stderr=True, highlight=False, soft_wrap=True) if ("jsonl", None) in files else console
     say = functools.partial(screen.print, markup=False)
     report: dict[str, Any] = {}
+    environment()  # takes a quarter of a second the first time, which the ending should not
     try:
         with _interruptible(), contextlib.ExitStack() as stack:
             stack.enter_context(pipeline)
@@ -108,7 +112,9 @@ def run(
             try:
                 live.run(max_frames)
             finally:
-                report = _report(live, pipeline)
+                report = _report(live.record, pipeline)
+        if not report and pipeline.status is not None:  # interrupted while the source was being waited for
+            report = _report(Record(), pipeline)
     finally:
         if report:
             _finish(report, say, json, opened)
@@ -185,7 +191,7 @@ def _live(
     return Live(pipeline, sinks, window=window, collector=collector, say=say)
 
 
-def _report(live: Live, pipeline: Pipeline) -> dict[str, Any]:
+def _report(record: Record, pipeline: Pipeline) -> dict[str, Any]:
     import psutil
 
     from edgeattn.spec import to_json
@@ -201,7 +207,7 @@ def _report(live: Live, pipeline: Pipeline) -> dict[str, Any]:
         "device": dict(engine.details) | {"certificate": to_json(pipeline.certificate)},
         "threads": engine.threads,
         "maps": pipeline.maps,
-        **live.record.report(pipeline.status),
+        **record.report(pipeline.status),
         "rss_mb": round(psutil.Process().memory_info().rss / 1e6, 1),
     }
 
