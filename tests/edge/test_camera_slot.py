@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ from scripted import BLACK, Live
 
 from edgeattn.camera import Frame
 from edgeattn.camera.capture import Capture
-from edgeattn.camera.slot import Slot
+from edgeattn.camera.slot import CAUSES, QUEUE, Slot
 from edgeattn.errors import SourceError
 
 
@@ -33,6 +34,44 @@ def test_only_the_latest_frame_is_given_and_drops_are_counted() -> None:
     assert last.index == 5
     assert slot.take() is None
     assert slot.dropped == 4
+
+
+def test_fresh_waits_for_a_frame_that_comes_after_it_was_asked_for() -> None:
+    slot = Slot("fresh")
+    slot.put(frame(0))
+    threading.Timer(0.05, lambda: slot.put(frame(1))).start()
+    taken = slot.take()
+    assert taken is not None
+    assert taken.index == 1
+    assert slot.drops == dict.fromkeys(CAUSES, 0) | {"stale": 1}
+
+
+def test_every_keeps_all_until_its_queue_is_full() -> None:
+    slot = Slot("every")
+    for index in range(QUEUE + 3):
+        slot.put(frame(index))
+    slot.end()
+    assert [f.index for f in slot] == list(range(3, QUEUE + 3))
+    assert slot.drops["queue"] == slot.dropped == 3
+
+
+@pytest.mark.parametrize(
+    ("camera_fps", "max_fps", "least", "most"), [(30, 10, 98, 101), (30, 30, 300, 300), (25, 20, 190, 201)]
+)
+def test_a_pace_holds_on_average_in_spite_of_jitter(camera_fps: int, max_fps: int, least: int, most: int) -> None:
+    """Ten seconds of frames, each up to 4 ms early or late."""
+    chance, slot = random.Random(0), Slot("every", max_fps)
+    for index in range(10 * camera_fps):
+        captured_ns = round(1e9 + index * 1e9 / camera_fps + chance.uniform(-4e6, 4e6))
+        slot.put(Frame(BLACK, index, captured_ns, "received"))
+    passed = 10 * camera_fps - slot.drops["rate"]
+    assert least <= passed <= most
+
+
+def test_while_there_is_no_frame_the_taker_is_told() -> None:
+    calls: list[int] = []
+    assert Slot().take(lambda: len(calls) == 2 or bool(calls.append(1))) is None
+    assert len(calls) == 2
 
 
 def test_take_waits_for_a_frame() -> None:
