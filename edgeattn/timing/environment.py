@@ -83,6 +83,11 @@ def usable_cores() -> int:
 
 def versions() -> dict[str, str]:
     """Versions of the installed packages that a figure depends on; nothing is imported for it."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
         try:
