@@ -123,9 +123,6 @@ def test_the_gates_branch_stays_float_and_the_rest_is_int8(bundle: Bundle, tmp_p
     assert not any(
         node.output[0] in {n for q in graph.node if q.op_type == "QuantizeLinear" for n in q.input} for node in gates
     )
-    weights = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
-    signed = [w for w in weights.values() if w.dtype == np.int8 and w.ndim == 4]
-    assert max(int(np.abs(w.astype(int)).max()) for w in signed) <= 64, "seven bits: no saturation without VNNI"
 
 
 def test_too_few_pictures_cannot_tell(bundle: Bundle, tmp_path: Path) -> None:
