@@ -1,5 +1,5 @@
 """`python -m edgeattn`."""
 
-from edgeattn.cli import main
+from edgeattn.cli import command
 
-main()
+command()

@@ -254,6 +254,6 @@ def _write_bundle(folder: Path, name: str, model: str, imgsz: int) -> None:
             net.eval(), Path(scratch) / name, labels=LABELS, imgsz=imgsz, pictures=pictures[:4], mechanism=name,
             provenance={"priced": priced, "note": "random weights: it costs what a trained net costs and knows nothing"},
         )  # fmt: skip
-        made = quantize(made, pictures[:FEWEST], [(picture, 0) for picture in pictures[FEWEST:]]).bundle
+        made = quantize(made, pictures[:FEWEST], [(picture, 0) for picture in pictures[FEWEST:]], portable=True).bundle
         folder.mkdir(parents=True, exist_ok=True)
         extend(made, (), {}, path=folder / f"{name}{SUFFIX}")

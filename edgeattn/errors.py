@@ -8,6 +8,7 @@
     ├── BundleError(ValueError)      a bundle that is missing, altered or of a schema we do not know
     ├── EngineError(RuntimeError)    an engine cannot load or run a file
     ├── SourceError(OSError)         a camera, stream or video cannot be opened
+    ├── RefusedError(SourceError)    a camera answers, and wants another login or address
     ├── ExtraMissingError(ImportError)   an optional package is not installed; names the pip line
     └── GateError(RuntimeError)      a gate failed: the step is refused, what was there before still stands
 
@@ -58,6 +59,10 @@ class EngineError(EdgeAttnError, RuntimeError):
 
 class SourceError(EdgeAttnError, OSError):
     """A camera, stream or video that cannot be opened or read."""
+
+
+class RefusedError(SourceError):
+    """A camera that answers, and wants another login or address: trying again does not help."""
 
 
 class ExtraMissingError(EdgeAttnError, ImportError):

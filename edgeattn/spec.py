@@ -152,6 +152,11 @@ class Artefact:
         return "passed" if verdicts == {"passed"} else "cannot tell"
 
 
+def weight_bits(recipe: Mapping[str, Any]) -> int:
+    """Bits of an int8 artefact's weights, 7 or 8, by its recipe."""
+    return 8 if str(recipe.get("weights", "")).startswith("s8") else 7
+
+
 def to_json(value: Any) -> Any:
     """Turn a frozen dataclass (nested) into plain JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -193,6 +193,7 @@ def quantize_run(
     *,
     minutes: float = 0.0,
     tune: Callable[[], Trained] | None = None,
+    portable: bool = False,
     progress: bool = False,
 ) -> Quantized:
     """Quantize a bundle on the set drawn from its training pictures (or the one given), whose manifest is written to `folder`.
@@ -228,10 +229,10 @@ def quantize_run(
     pictures = chosen.pictures()
     if not minutes:
         source = tuned() if tune else None
-        return quantize(bundle, pictures, data.validation, source=source, provenance=told)
+        return quantize(bundle, pictures, data.validation, source=source, provenance=told, portable=portable)
     return quantize(
         bundle, pictures, data.validation, provenance=told, minutes=minutes, tune=tuned if tune else None,
-        memory=folder / "ladder.jsonl", progress=progress,
+        memory=folder / "ladder.jsonl", portable=portable, progress=progress,
     )  # fmt: skip
 
 

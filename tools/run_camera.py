@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from edgeattn.cli import main
+from edgeattn.cli import command
 
 if __name__ == "__main__":
     sys.argv.insert(1, "run")
-    main()
+    command()

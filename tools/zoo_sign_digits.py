@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeattn._cv2 import cv2
-from edgeattn.bundle import Bundle
+from edgeattn.bundle import Bundle, extend, load
 from edgeattn.datasets.backgrounds import Part, attributions, random_background
 from edgeattn.deploy import export, quantize
 from edgeattn.engines import open_engine
@@ -218,6 +218,35 @@ def measure(bundle: Bundle, sets: dict[str, Sequence[tuple[Picture, int]]]) -> l
     return rows
 
 
+def trained_bundle(
+    hands: Sequence[Hand],
+    validation: Sequence[tuple[Picture, int]],
+    plain: Sequence[tuple[Picture, int]],
+    epochs: int,
+    out: Path,
+) -> Bundle:
+    """Train in three rounds, calibrate the rejection, export."""
+    data = TrainingData((*LABELS, "none of these"), SignViews(hands), validation)
+    recipe = Recipe("sign-digits", attention="coord", epochs=epochs, lr=0.01, label_smoothing=0.05)
+    trained = train(recipe, out / "round-1", data=data, resume=True)
+    for number in (2, 3):  # the same again, from where the last round ended: the loss still falls
+        recipe = replace(recipe, start=str(trained.folder), epochs=epochs * (number - 1), lr=0.006)
+        trained = train(recipe, out / f"round-{number}", data=data, resume=True)
+    rejection = Rejection(threshold(trained.model, recipe, validation, 0.02), index=NONE)
+    print(f"validation top-1 {trained.metrics['validation_top1']:.2%}, threshold {rejection.threshold}")
+    golden = [*plain[:: len(plain) // 14][:14], *validation[:2]]  # plain ones, mostly: noise does not compress
+    return export(
+        trained.model,
+        out / "sign-digits.edgeattn",
+        labels=LABELS,
+        imgsz=IMGSZ,
+        mechanism="coord",
+        rejection=rejection,
+        pictures=[picture for picture, _ in golden],
+        provenance=PROVENANCE | {"recipe": to_json(recipe)},
+    )
+
+
 def main() -> None:
     """Train, calibrate, export, quantize; measure on the test people and on the negatives; print it all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -227,36 +256,23 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/sign-digits"))
     parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--requantize", help="make int8 anew for the float model of this bundle; nothing is trained")
     options = parser.parse_args()
     train_hands, held_out = split_people(read_hands(options.root, "train"))
     plain = [(hand.picture, hand.label) for hand in held_out]
     validation = (
         fixed(held_out, "validation", 3, 4) + fixed(held_out, "train", 4, 4) + plain
     )  # people unseen, rooms both
-    data = TrainingData((*LABELS, "none of these"), SignViews(train_hands), validation)
-    recipe = Recipe("sign-digits", attention="coord", epochs=options.epochs, lr=0.01, label_smoothing=0.05)
-    trained = train(recipe, options.out / "round-1", data=data, resume=True)
-    for number in (2, 3):  # the same again, from where the last round ended: the loss still falls
-        recipe = replace(recipe, start=str(trained.folder), epochs=options.epochs * (number - 1), lr=0.006)
-        trained = train(recipe, options.out / f"round-{number}", data=data, resume=True)
-    rejection = Rejection(threshold(trained.model, recipe, validation, 0.02), index=NONE)
-    print(f"validation top-1 {trained.metrics['validation_top1']:.2%}, threshold {rejection.threshold}")
-    golden = [*plain[:: len(plain) // 14][:14], *validation[:2]]  # plain ones, mostly: noise does not compress
-    bundle = export(
-        trained.model,
-        options.out / "sign-digits.edgeattn",
-        labels=LABELS,
-        imgsz=IMGSZ,
-        mechanism="coord",
-        rejection=rejection,
-        pictures=[picture for picture, _ in golden],
-        provenance=PROVENANCE | {"recipe": to_json(recipe)},
-    )
+    if options.requantize:
+        bundle = extend(load(options.requantize), (), {}, path=options.out / "sign-digits.edgeattn")
+    else:
+        bundle = trained_bundle(train_hands, validation, plain, options.epochs, options.out)
     calibration = [composite(hand, "train", np.random.default_rng((11, i))) for i, hand in enumerate(train_hands[::5])]
     calibration += [nothing(train_hands, "train", np.random.default_rng((12, i))) for i in range(40)]
     bundle = quantize(
-        bundle, calibration, validation, provenance={"calibration": {"pictures": len(calibration), "seed": 11}}
-    ).bundle
+        bundle, calibration, validation, portable=True,
+        provenance={"calibration": {"pictures": len(calibration), "seed": 11}},
+    ).bundle  # fmt: skip
     test = read_hands(options.root, "test")
     sets: dict[str, Sequence[tuple[Picture, int]]] = {
         "plain": [(hand.picture, hand.label) for hand in test],

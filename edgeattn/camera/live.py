@@ -20,7 +20,9 @@ from edgeattn.camera.feed import Feed, Waiting
 from edgeattn.camera.pipeline import Pipeline, Result
 from edgeattn.camera.record import MEANING, Record
 from edgeattn.camera.sinks import Sink, Window
+from edgeattn.camera.state import State
 from edgeattn.errors import EdgeAttnError
+from edgeattn.timing import monotonic_ns
 
 SAID_FOR_FRAMES = 60
 """How long a message stays on the screen."""
@@ -61,6 +63,8 @@ class Live:
         """The sinks, each with what waits for it."""
         self._window, self._collector, self._say = window, collector, say
         self._painter = Painter(pipeline.bundle.spec, self.record.stages)
+        self._state: State = "connecting"
+        pipeline.waiting = self._wait
         self._message, self._message_left = (HELP if window else ""), SAID_FOR_FRAMES
         for sink in sinks:
             self.add(sink)
@@ -92,6 +96,9 @@ class Live:
         paused = self.controls.paused and not pipeline.source.live
         late = now["silent_s"] is not None and now["silent_s"] > SILENT_S
         state = "starting" if not now["frames"] else "paused" if paused else "silent" if late else "running"
+        camera = pipeline.status
+        if camera is not None and camera.state != "live":
+            state = camera.state
         return {
             "schema": "edgeattn.status/1",
             "state": state,
@@ -103,8 +110,10 @@ class Live:
             "threads": engine.threads,
             **now,
             "age_means": MEANING.get(now["age_from"]),
-            "dropped": {"source": now["dropped"]} | {feed.sink.name: feed.dropped for feed in self.feeds},
-            "reconnects": getattr(pipeline.source, "reconnects", None),
+            "dropped": (dict(camera.drops or {}) if camera else {"source": now["dropped"]})
+            | {feed.sink.name: feed.dropped for feed in self.feeds},
+            "reconnects": camera.reconnects if camera else None,
+            "camera": camera.report() if camera else None,
             "failed": [feed.sink.name for feed in self.feeds if feed.error],
             "blocks": list(self.controls.blocks),
             "gives_maps": bool(pipeline.bundle.spec.maps),
@@ -120,6 +129,7 @@ class Live:
 
     def _loop(self, show: Callable[[Painting], None] | None, max_frames: int | None) -> None:
         for result in self.pipeline:
+            self._tell_state()
             self.record.add(result)
             with self.record.stages("hand"):
                 painting = self._painting(result)
@@ -147,8 +157,13 @@ class Live:
         try:
             painting = None
             while not (screen.over or self.controls.quit):
-                painting = screen.take(_KEYS_EVERY_S) or painting  # keys are heard also while the source is silent
-                if painting is not None:
+                newer = screen.take(_KEYS_EVERY_S)
+                if (
+                    newer is None and painting is not None
+                ):  # keys are heard, and the state is shown, while no frame comes
+                    newer = self._painting(painting.result)
+                if newer is not None:
+                    painting = newer
                     self._interact(window, painting)
         finally:
             self.controls.quit = True
@@ -157,8 +172,27 @@ class Live:
         if errors:
             raise errors[0]
 
+    def _wait(self) -> bool:
+        """While the source gives no frame: say so; True: to quit."""
+        self._tell_state()
+        return self.controls.quit
+
+    def _tell_state(self) -> None:
+        """Say it when the source's state has changed."""
+        status = self.pipeline.status
+        if status is None or status.state == self._state:
+            return
+        was, self._state = self._state, status.state
+        if status.state == "live" and was != "connecting":
+            self._say(f"{self.pipeline.source.name}: live again")
+        elif status.state != "live":
+            self._say(f"{self.pipeline.source.name}: {status.state} ({status.reason})")
+
     def _painting(self, result: Result) -> Painting:
         lines = [canvas.figures(result, self.record)]
+        status = self.pipeline.status
+        if status is not None and status.state != "live":
+            lines.append(f"{status.state} for {(monotonic_ns() - status.since_ns) / 1e9:.1f} s")
         if self._message_left > 0:
             self._message_left -= 1
             lines.append(self._message)

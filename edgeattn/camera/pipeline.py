@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.bundle import Bundle
-from edgeattn.camera.slot import Capture
-from edgeattn.camera.source import Frame, Source
+from edgeattn.camera.capture import Capture, Watch
+from edgeattn.camera.frame import Frame, Reconnecting, Source
+from edgeattn.camera.slot import POLICIES, Pace, Policy
+from edgeattn.camera.state import Status
 from edgeattn.engines import Engine, open_engine
 from edgeattn.engines.certify import Certificate, open_certified
 from edgeattn.engines.choose import choose
-from edgeattn.errors import EngineError
+from edgeattn.errors import EngineError, NameNotFoundError, SourceError
 from edgeattn.imaging import prepare
 from edgeattn.spec import Spec
 from edgeattn.tasks import Prediction, decode
@@ -51,7 +54,7 @@ class Pipeline:
     """Runs a model over a source: a context manager that gives a `Result` a frame when iterated.
 
     A live source is read by a thread of its own and only its latest frame is taken; of any other source every frame is.
-    One inference is in flight at a time.
+    A camera that breaks off is reconnected, for as long as it takes. One inference is in flight at a time.
     """
 
     engine: Engine
@@ -70,6 +73,10 @@ class Pipeline:
         threads: int | None = None,
         maps: bool = False,
         smooth: bool = False,
+        policy: Policy | None = None,
+        max_fps: float | None = None,
+        crop: tuple[int, int, int, int] | None = None,
+        give_up_s: float | None = None,
         clock: Clock = monotonic_ns,
         opened_engine: Engine | None = None,
     ) -> None:
@@ -84,9 +91,23 @@ class Pipeline:
             threads: threads that compute one inference.
             maps: give the attention maps.
             smooth: hold the answer steady over frames, for sources whose frames follow each other in time.
+            policy: which frames of a live source are taken, see `slot.POLICIES`; default `latest`. A file gives `every`.
+            max_fps: take no more frames a second than that, on average.
+            crop: the part of each frame that is looked at: x, y, width, height in pixels.
+            give_up_s: how long a camera may give no frame before that is an error; None: it is waited for.
             clock: gives nanoseconds; the source's clock must be the same.
             opened_engine: run this engine, which stays open afterwards.
+
+        Raises:
+            NameNotFoundError: no policy has that name.
+            SourceError: a file is asked for another policy than `every`.
         """
+        if policy is not None and policy not in POLICIES:
+            raise NameNotFoundError("policy", policy, POLICIES)
+        if policy not in (None, "every") and not source.live:
+            raise SourceError(
+                f"{source.name}: every frame of a file is taken; replay it live (--realtime) for {policy}"
+            )
         self.bundle, self.source, self.maps = bundle, source, maps
         self._engine, self._precision, self._threads = engine, precision, threads
         self._device, self._opened_engine = device.upper(), opened_engine
@@ -94,7 +115,12 @@ class Pipeline:
         """What the device answered; None: the CPU."""
         self._clock = clock
         self._smoother = Smoother(bundle.spec) if smooth else None
-        self._frames: Source | Capture | None = None
+        self._policy, self._max_fps, self._crop = policy, max_fps, crop
+        self._give_up_s = give_up_s
+        self.waiting: Callable[[], bool] | None = None
+        """Called ten times a second while a live source gives no frame; True ends the results."""
+        self._capture: Capture | Watch | None = None
+        self._next: Callable[[], Frame | None] | None = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Pipeline:
@@ -109,17 +135,20 @@ class Pipeline:
             if self._opened_engine is None:
                 stack.callback(self.engine.close)
                 self.engine.infer(blank_input(self.bundle.spec))  # the first inference is slow: no frame should wait
-            frames: Source | Capture = Capture(self.source) if self.source.live else self.source
-            stack.enter_context(frames)
-            self._frames = frames
+            self._next = self._open_source(stack)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._frames = None
+        self._next = None
         self._stack.close()
+
+    @property
+    def status(self) -> Status | None:
+        """How the source is doing, for any thread and at any moment; None: it is no live one, or was not opened yet."""
+        return self._capture.status if self._capture is not None else None
 
     def __iter__(self) -> Iterator[Result]:
         """A result a frame, until the source ends.
@@ -128,13 +157,12 @@ class Pipeline:
             EngineError: the engine failed, or the pipeline is not open.
             SourceError: the source broke off.
         """
-        if self._frames is None:
+        if self._next is None:
             raise EngineError("the pipeline is not open; iterate inside: with Pipeline(...) as pipeline")
         spec, spans = self.bundle.spec, Spans(self._clock, capacity=1)
-        frames = iter(self._frames)
         while True:
             with spans("capture"):
-                frame = next(frames, None)
+                frame = self._next() if self._next is not None else None
             if frame is None:
                 return
             with spans("resize"):
@@ -151,11 +179,42 @@ class Pipeline:
 
     def stop(self) -> None:
         """Let another thread's iteration over a live source end after the frame in hand."""
-        if isinstance(self._frames, Capture):
-            self._frames.slot.end()
+        if self._capture is not None:
+            self._capture.slot.end()
+
+    def _open_source(self, stack: contextlib.ExitStack) -> Callable[[], Frame | None]:
+        """Open the source; gives what waits for its next frame."""
+        capture: Capture | Watch
+        if isinstance(self.source, Reconnecting):
+            capture = Watch(self.source, self._policy or "latest", self._max_fps, self._give_up_s)
+        elif self.source.live:
+            capture = Capture(self.source, self._policy or "latest", self._max_fps)
+        else:
+            frames, pace = iter(stack.enter_context(self.source)), Pace(self._max_fps)
+            return lambda: self._paced(frames, pace)
+        self._capture = capture  # its state can be asked for while it connects
+        stack.enter_context(capture)
+        return lambda: self._cropped(capture.slot.take(self.waiting))
+
+    def _paced(self, frames: Iterator[Frame], pace: Pace) -> Frame | None:
+        time.sleep(pace.wait_s(self._clock()))
+        pace.allows(self._clock())
+        return self._cropped(next(frames, None))
+
+    def _cropped(self, frame: Frame | None) -> Frame | None:
+        if frame is None or self._crop is None:
+            return frame
+        x, y, width, height = self._crop
+        picture = frame.picture[y : y + height, x : x + width]
+        if not picture.size:
+            shown = f"{frame.picture.shape[1]}x{frame.picture.shape[0]}"
+            raise SourceError(
+                f"{self.source.name}: the crop {self._crop} lies outside its pictures of {shown}; move it"
+            )
+        return replace(frame, picture=np.ascontiguousarray(picture))
 
     def _dropped(self) -> int:
-        return self._frames.slot.dropped if isinstance(self._frames, Capture) else 0
+        return sum((self._capture.status.drops or {}).values()) if self._capture is not None else 0
 
     def _open_engine(self) -> tuple[Engine, str]:
         if self._opened_engine is not None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.camera.pipeline import Result
+from edgeattn.camera.state import Status
 from edgeattn.timing import NS_PER_MS, Clock, Spans, monotonic_ns, summary, text
 
 KEPT = 1 << 16
@@ -63,8 +64,12 @@ class Record:
         recent = tuple(self._recent_ns)
         return _rate(len(recent), recent[0], recent[-1]) if len(recent) > 1 else None
 
-    def report(self) -> dict[str, Any]:
-        """The run's figures as plain JSON values; a percentile below its floor of samples is None."""
+    def report(self, status: Status | None = None) -> dict[str, Any]:
+        """The run's figures as plain JSON values; a percentile below its floor of samples is None.
+
+        Args:
+            status: how the live source was in the end.
+        """
         latest = self._latest
         overhead_ms = self._steady(self._figures, "overhead")
         return {
@@ -76,7 +81,8 @@ class Record:
             "overhead_ms_p50": float(np.median(overhead_ms)) if overhead_ms.size else None,
             "warmup_frames": self._warm_up(),
             "dropped": latest.dropped if latest else 0,
-            "reconnects": 0,  # a stream that breaks off ends the run
+            "reconnects": status.reconnects if status else 0,
+            "source_status": status.report() if status else None,
             "stages_ms": {stage: summary(self._steady(self.stages, stage)) for stage in self.stages.stages},
             "labelled_frames": self._labelled,
             "accuracy": self._right / self._labelled if self._labelled else None,
@@ -117,6 +123,8 @@ def sentence(report: dict[str, Any]) -> str:
             f"inference p50 {text(infer, 'p50')}",
             f"{report['dropped']} dropped",
         ]
+    if (status := report["source_status"]) is not None:
+        parts += [f"{status[name]} {name}" for name in ("stalls", "reconnects", "damaged") if status[name]]
     if report["accuracy"] is not None:
         parts.append(
             f"accuracy {100 * report['accuracy']:.1f} % ({100 * report['accuracy_smoothed']:.1f} % smoothed) "

@@ -1,121 +1,105 @@
-"""The slot of one: a thread reads a live source and keeps only its latest frame, so that none is ever queued."""
+"""The slot between the thread that reads a live source and the one that infers: which frames are taken, which dropped."""
 
 from __future__ import annotations
 
-import atexit
 import threading
-import weakref
-from collections.abc import Iterator
-from types import TracebackType
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Literal, get_args
 
-from edgeattn.camera.source import TIMEOUT_S, Frame, Source
+from edgeattn.camera.frame import Frame
 
-PATIENCE_S = 1.0
-"""How long `close` waits for a reader; one that is stuck is left behind, and ends with its own time-out."""
+Policy = Literal["latest", "fresh", "every"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
+"""`latest`: the newest frame there is. `fresh`: wait for the next one, for the lowest age. `every`: all, in order."""
+CAUSES = ("replaced", "stale", "rate", "backlog", "queue")
+"""Why frames are dropped: a newer one came (`latest`), they came during an inference (`fresh`), sooner than `max_fps`
+allows, were overtaken before they were decoded, or came too fast for too long (`every`)."""
+QUEUE = 32
+"""Frames of a live source that wait under `every`."""
+_WAIT_S = 0.1
 
 
 class Slot:
-    """Holds the latest frame, for one thread that puts and one that takes. Putting never waits."""
+    """Holds frames, for one thread that puts and one that takes. Putting never waits."""
 
-    def __init__(self) -> None:
-        self.dropped = 0
-        """Frames that a newer one replaced before they were taken."""
+    def __init__(self, policy: Policy = "latest", max_fps: float | None = None) -> None:
+        self.drops = dict.fromkeys(CAUSES, 0)
+        """Frames that were never taken, by cause."""
         self._changed = threading.Condition()
-        self._frame: Frame | None = None
+        self._policy = policy
+        self._frames: deque[Frame] = deque()
+        self._pace = Pace(max_fps)
         self._ended = False
         self._error: BaseException | None = None
 
+    @property
+    def dropped(self) -> int:
+        """Frames that were never taken."""
+        return sum(self.drops.values())
+
     def put(self, frame: Frame) -> None:
-        """Replace whatever is in the slot."""
+        """Put in a frame, which replaces an older one where that is the policy."""
         with self._changed:
-            self.dropped += self._frame is not None
-            self._frame = frame
+            if not self._pace.allows(frame.captured_ns):
+                self.drops["rate"] += 1
+                return
+            if len(self._frames) == (QUEUE if self._policy == "every" else 1):
+                self._frames.popleft()
+                self.drops["queue" if self._policy == "every" else "replaced"] += 1
+            self._frames.append(frame)
             self._changed.notify()
 
     def end(self, error: BaseException | None = None) -> None:
         """No frame will follow; `error` is raised where frames are taken."""
         with self._changed:
-            self._ended, self._error = True, error
-            self._changed.notify()
+            if not self._ended:
+                self._ended, self._error = True, error
+                self._changed.notify()
 
-    def take(self) -> Frame | None:
-        """Wait for a frame and take it out; None once the source has ended and the slot is empty."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._frame is not None or self._ended)
-            frame, self._frame = self._frame, None
-            if frame is None and self._error is not None:
-                raise self._error
-            return frame
+    def take(self, waiting: Callable[[], bool] | None = None) -> Frame | None:
+        """Wait for a frame and take it out; None once the source has ended and the slot is empty.
 
-
-class Capture:
-    """A live source, read by a thread of its own that opens it, reads it and releases it; iterating gives fresh frames.
-
-    A capture is used once: a reader that hangs in the driver keeps its old slot, so it cannot disturb a new capture.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self.slot = Slot()
-        self._source = source
-        self._stop = threading.Event()
-        self._opened = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=f"capture {source.name}", daemon=True)
-
-    def __enter__(self) -> Capture:
-        """Start reading.
-
-        Raises:
-            SourceError: the source does not open.
+        Args:
+            waiting: called ten times a second while there is none; True ends the frames.
         """
-        _started.add(self)
-        self._thread.start()
-        try:
-            self._opened.wait()
-        except BaseException:
-            self._stop.set()
-            raise
-        if self._failure is not None:
-            raise self._failure
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close(PATIENCE_S)
+        with self._changed:
+            if self._policy == "fresh" and self._frames:
+                self._frames.clear()
+                self.drops["stale"] += 1
+        while True:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._frames or self._ended, _WAIT_S if waiting else None):
+                    break
+            if waiting is not None and waiting():
+                return None
+        with self._changed:
+            if self._frames:
+                return self._frames.popleft()
+            if self._error is not None:
+                raise self._error
+            return None
 
     def __iter__(self) -> Iterator[Frame]:
-        """The latest frame each time, waiting for one that was not given yet; raises what the source raised."""
-        while (frame := self.slot.take()) is not None:
+        """Frames as they are taken; raises what the source raised."""
+        while (frame := self.take()) is not None:
             yield frame
 
-    def close(self, patience_s: float) -> None:
-        """Stop reading after the frame in hand; wait that long for it."""
-        self._stop.set()
-        self._thread.join(patience_s)
 
-    def _run(self) -> None:
-        try:
-            with self._source as source:
-                self._opened.set()
-                for frame in source:
-                    if self._stop.is_set():
-                        break
-                    self.slot.put(frame)
-            self.slot.end()
-        except BaseException as error:  # raised again where the frames are taken, or where the capture is opened
-            if not self._opened.is_set():
-                self._failure = error
-            self.slot.end(error)
-        finally:
-            self._opened.set()
+class Pace:
+    """Lets through at most `max_fps` on average: what comes up to half a period early is let through as well."""
 
+    def __init__(self, max_fps: float | None) -> None:
+        self._period_ns = 1e9 / max_fps if max_fps else 0.0
+        self._due_ns = 0.0
 
-_started: weakref.WeakSet[Capture] = weakref.WeakSet()
+    def allows(self, now_ns: int) -> bool:
+        """Whether something may pass now."""
+        if now_ns < self._due_ns - self._period_ns / 2:
+            return False
+        self._due_ns = max(self._due_ns, now_ns - self._period_ns / 2) + self._period_ns
+        return True
 
-
-@atexit.register
-def _close_all() -> None:
-    """Leaving the interpreter while a thread is inside OpenCV's `read` aborts the process: wait, reads are bounded."""
-    for capture in list(_started):
-        capture.close(2 * TIMEOUT_S)
+    def wait_s(self, now_ns: int) -> float:
+        """How long until the next may pass, in seconds."""
+        return max(0.0, (self._due_ns - now_ns) / 1e9)

@@ -57,7 +57,7 @@ PATIENCE_S = 10.0
 _STATUS_EVERY_S = 0.25
 _SNAPSHOT_S = 2.0
 _END_S = 0.05
-_WELL = ("running", "paused")
+_WELL = ("running", "paused", "connecting", "stalled", "down")  # the loop turns, whatever the camera does
 _HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -310,6 +310,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 def metrics(status: dict[str, Any]) -> str:
     """A run's status as Prometheus reads it; what is not known yet is left out."""
+    camera = status.get("camera")
     drops = [(f'cause="{cause}"', count) for cause, count in status["dropped"].items()]
     quantiles = {
         key: [(f'quantile="{q}"', status[f"{key}_ms"][p]) for q, p in ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))]
@@ -320,6 +321,12 @@ def metrics(status: dict[str, Any]) -> str:
         ("dropped_total", "counter", "Frames left out, by cause.", drops),
         ("reconnects_total", "counter", "Times the stream was opened again.", [("", status["reconnects"])]),
         ("up", "gauge", "1 while the loop turns.", [("", float(status["state"] in _WELL))]),
+        (
+            "camera_live",
+            "gauge",
+            "1 while frames come.",
+            [("", None if camera is None else float(camera["state"] == "live"))],
+        ),
         ("fps", "gauge", "Results a second, over the latest.", [("", status["fps"])]),
         ("age_ms", "gauge", "From capture to result, over the latest.", quantiles["age"]),
         ("infer_ms", "gauge", "Time in the engine, over the latest.", quantiles["infer"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -55,7 +56,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command; errors that we raise on purpose are one line and exit code 2."""
+    """Run a verb; errors that we raise on purpose are one line and exit code 2."""
     try:
         app()
     except EdgeAttnError as error:
@@ -68,3 +69,16 @@ def main() -> None:
     except BrokenPipeError:  # `edgeattn ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def command() -> None:
+    """Run a verb as a process of its own, which ends at once where a camera's driver might hold it up."""
+    try:
+        main()
+    except SystemExit as end:
+        if "edgeattn.camera.capture" not in sys.modules or isinstance(end.code, str):
+            raise
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(end.code or 0)  # a thread inside OpenCV's `read` would abort the process, or keep it for seconds

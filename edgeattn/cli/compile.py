@@ -33,7 +33,7 @@ def compile_(
 ) -> None:
     """Compile a bundle for an NPU and check the compiled model's answers in the toolchain's simulator.
 
-    qualcomm: it joins the bundle only if the whole graph is one node and the answers differ from float's by less than 3 %.
+    qualcomm: it joins the bundle only if the whole graph is one node and answers and maps differ from float's by less than 3 %.
     intel: a file that the device compiles when it is first opened there, and is used once its answers are the CPU's.
     """
     from edgeattn.bundle import load
@@ -57,8 +57,8 @@ def compile_(
     weights = made.artefact.recipe["weights"]
     say(f"compiled for {chip} in {gate['compile_s']:.1f} s: {nodes}; activations in 16 bits, weights {weights}")
     say(
-        f"answers differ from float's by {100 * gate['value']:.1f} % on {gate['n']} golden inputs (allowed "
-        f"{100 * gate['bound']:.0f} %), maps by {100 * gate['maps']:.1f} % at most: {gate['verdict']}; {gate['where']}"
+        f"answers differ from float's by {100 * gate['value']:.1f} % on {gate['n']} golden inputs, maps by "
+        f"{100 * gate['maps']:.1f} % at most (allowed {100 * gate['bound']:.0f} %): {gate['verdict']}; {gate['where']}"
     )
     write_json(
         json, {"schema": SCHEMA, "bundle": str(loaded.path), "artefact": to_json(made.artefact), "log": made.log}

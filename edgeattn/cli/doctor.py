@@ -14,10 +14,9 @@ import typer
 from rich.markup import escape
 
 from edgeattn.cli.common import console, write_json
+from edgeattn.timing.environment import BYTE_PRODUCTS
 
 SCHEMA = "edgeattn.doctor/1"
-INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
-"""Instruction sets with a dot product of bytes: without one of them int8 is often slower than float."""
 BUSY_PERCENT = 5.0
 """Percent of the last ten seconds in which tasks waited for a core, above which measuring makes little sense."""
 
@@ -104,7 +103,7 @@ def _openvino() -> Finding:
 
 
 def _int8(flags: list[str]) -> Finding:
-    found = sorted(INT8_FLAGS.intersection(flags))
+    found = sorted(BYTE_PRODUCTS.intersection(flags))
     if found:
         return Finding("int8 in hardware", "good", " ".join(found))
     seen = f"no dot product of bytes (only {' '.join(flags) or 'unknown flags'})"

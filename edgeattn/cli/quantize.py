@@ -48,6 +48,13 @@ def quantize(
         ),
     ] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with that fine-tuning, or take it as it is.")] = False,
+    portable: Annotated[
+        bool,
+        typer.Option(
+            "--portable",
+            help="Weights of seven bits, for boxes without VNNI; default: eight where this processor has it.",
+        ),
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
 ) -> None:
     """Quantize a bundle to int8 for both engines; accuracy, attention and speed are measured on the saved files."""
@@ -77,7 +84,7 @@ def quantize(
         recipe, folder = qat_recipe(load_run(run), qat) if qat else load_recipe(run), run
         held = open_data(recipe, run)
         tune = (lambda: train(recipe, folder / "qat", data=held, resume=resume)) if qat else None
-    made = quantize_run(loaded, held, folder, chosen, minutes=minutes, progress=True, tune=tune)
+    made = quantize_run(loaded, held, folder, chosen, minutes=minutes, portable=portable, progress=True, tune=tune)
     if chosen is None:
         say(f"calibration set: {folder / 'calibration.toml'}")
     if made.steps:

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -19,10 +19,13 @@ from edgeattn.cli.common import console, write_json
 from edgeattn.errors import EdgeAttnError, NameNotFoundError
 
 if TYPE_CHECKING:
+    from edgeattn.camera.feed import Feed
+    from edgeattn.camera.frame import Source
     from edgeattn.camera.live import Live
     from edgeattn.camera.pipeline import Pipeline
+    from edgeattn.camera.record import Record
     from edgeattn.camera.sinks import Sink
-    from edgeattn.camera.source import Camera, Folder, Video
+    from edgeattn.camera.slot import Policy
 
 SCHEMA = "edgeattn.run/1"
 
@@ -42,7 +45,10 @@ def run(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder, or its name in the zoo.")],
     *,
     source: Annotated[
-        str, typer.Option(help="Camera number, rtsp:// or http:// stream, video, picture, folder.")
+        str,
+        typer.Option(
+            help="Camera number, rtsp:// or http:// stream, video, picture, folder; env:NAME reads it from a variable; test."
+        ),
     ] = "0",
     engine: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: the fastest here.")] = None,
     precision: Annotated[str | None, typer.Option(help="float, bf16 or int8; default: the fastest here.")] = None,
@@ -63,6 +69,15 @@ def run(
         str | None, typer.Option(help="What a browser must show; by default a random one, where --web is not loopback.")
     ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="End after that many frames.")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="latest (default), fresh (lowest age) or every (default for files): which frames are taken."),
+    ] = None,
+    max_fps: Annotated[float | None, typer.Option(min=0.01, help="Take no more frames a second than that.")] = None,
+    crop: Annotated[str | None, typer.Option(help="Look at this part only: X,Y,WIDTH,HEIGHT in pixels.")] = None,
+    give_up: Annotated[
+        float | None, typer.Option(min=0.5, help="End after that many seconds without the camera; default: never.")
+    ] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Replay a video live, at its own pace.")] = False,
     collect: Annotated[
         Path | None, typer.Option(help="Keys 1 to 9 and 0 save the frame into its class's folder in there.")
@@ -71,8 +86,11 @@ def run(
 ) -> None:
     """Run a model live and show its answers, with its attention drawn over the picture."""
     from edgeattn.bundle import load
+    from edgeattn.camera.files import Folder
     from edgeattn.camera.pipeline import Pipeline
-    from edgeattn.camera.source import Folder, open_source
+    from edgeattn.camera.record import Record
+    from edgeattn.camera.source import open_source
+    from edgeattn.timing import environment
 
     if web is not None:
         from edgeattn.camera.web import Web
@@ -93,11 +111,16 @@ def run(
         threads=threads,
         maps=maps and bool(loaded.spec.maps),
         smooth=not isinstance(opened, Folder),
+        policy=cast("Policy | None", policy),
+        max_fps=max_fps,
+        crop=_crop(crop),
+        give_up_s=give_up,
     )
     screen = Console(stderr=True, highlight=False, soft_wrap=True) if ("jsonl", None) in files else console
     say = functools.partial(screen.print, markup=False)
     report: dict[str, Any] = {}
     failed: list[Exception] = []
+    environment()  # takes a quarter of a second the first time, which the ending should not
     try:
         with _interruptible(), contextlib.ExitStack() as stack:
             stack.enter_context(pipeline)
@@ -119,13 +142,25 @@ def run(
                 live.run(max_frames)
             finally:
                 live.close()
-                report = _report(live)
+                report = _report(live.record, pipeline, live.feeds)
                 failed = [feed.error for feed in live.feeds if feed.error]
+        if not report and pipeline.status is not None:  # interrupted while the source was being waited for
+            report = _report(Record(), pipeline, ())
     finally:
         if report:
             _finish(report, say, json, opened)
     if failed:
         raise failed[0]
+
+
+def _crop(text: str | None) -> tuple[int, int, int, int] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 4 or not all(part.isdecimal() for part in parts) or "0" in parts[2:]:
+        raise EdgeAttnError(f"--crop {text}: must be X,Y,WIDTH,HEIGHT in pixels, as in 100,0,480,480")
+    x, y, width, height = map(int, parts)
+    return x, y, width, height
 
 
 def _asked(sink: Sequence[str] | None) -> list[str] | None:
@@ -151,7 +186,7 @@ def _possible(asked: list[str] | None) -> tuple[list[str], list[str]]:
     return others or ["mp4"], [f"no window, {problem}"]
 
 
-def _files(names: Sequence[str], out: Path | None, source: Camera | Video | Folder) -> list[tuple[str, Path | None]]:
+def _files(names: Sequence[str], out: Path | None, source: Source) -> list[tuple[str, Path | None]]:
     """Sinks that write files, with their paths; None: the screen.
 
     Raises:
@@ -168,7 +203,7 @@ def _files(names: Sequence[str], out: Path | None, source: Camera | Video | Fold
     return [(kind, paths[kind]) for kind in kinds]
 
 
-def _sink(kind: str, path: Path | None, source: Camera | Video | Folder) -> Sink:
+def _sink(kind: str, path: Path | None, source: Source) -> Sink:
     from edgeattn.camera.sinks import JsonLines, VideoFile
 
     if kind == "mp4" and path is not None:
@@ -187,12 +222,12 @@ def _live(pipeline: Pipeline, windowed: bool, collect: Path | None, say: Callabl
     return Live(pipeline, window=window, collector=collector, say=say)
 
 
-def _report(live: Live) -> dict[str, Any]:
+def _report(record: Record, pipeline: Pipeline, feeds: Sequence[Feed]) -> dict[str, Any]:
     import psutil
 
     from edgeattn.spec import to_json
 
-    pipeline, engine = live.pipeline, live.pipeline.engine
+    engine = pipeline.engine
     return {
         "schema": SCHEMA,
         "bundle": pipeline.bundle.name,
@@ -203,18 +238,16 @@ def _report(live: Live) -> dict[str, Any]:
         "device": dict(engine.details) | {"certificate": to_json(pipeline.certificate)},
         "threads": engine.threads,
         "maps": pipeline.maps,
-        **live.record.report(),
+        **record.report(pipeline.status),
         "sinks": [
             {"name": feed.sink.name, "written": feed.written, "dropped": feed.dropped, "failed": feed.error is not None}
-            for feed in live.feeds
+            for feed in feeds
         ],
         "rss_mb": round(psutil.Process().memory_info().rss / 1e6, 1),
     }
 
 
-def _finish(
-    report: dict[str, Any], say: Callable[[str], None], json: Path | None, source: Camera | Video | Folder
-) -> None:
+def _finish(report: dict[str, Any], say: Callable[[str], None], json: Path | None, source: Source) -> None:
     """Say what was seen, and write the report."""
     from edgeattn.camera.record import sentence
     from edgeattn.timing import environment

@@ -144,6 +144,8 @@ class Ladder:
     """What is to be kept."""
     memory: Path | None = None
     """Keeps what was measured."""
+    start: Plan = DEFAULT_PLAN
+    """The default recipe."""
     steps: list[Step] = field(default_factory=list)
     """What was tried, in order."""
 
@@ -159,7 +161,7 @@ class Ladder:
 
     def default(self, engine: str) -> Made:
         """The default recipe, as it is."""
-        return self._make(engine, DEFAULT_PLAN, tuned=False)
+        return self._make(engine, self.start, tuned=False)
 
     def climb(
         self,
@@ -253,7 +255,7 @@ class Ladder:
         try:
             artefact, files = self._make(step.engine, step.plan, step.tuned)
         except EdgeAttnError as error:
-            if step.plan == DEFAULT_PLAN:
+            if step.plan == self.start:
                 raise
             return replace(step, failure=str(error))
         trial = extend(self.bundle, (artefact,), files, path=self.scratch / "trial.edgeattn")
@@ -341,12 +343,12 @@ class _Climb:
         self.ladder, self.engine, self.seconds, self.tune, self.bar = ladder, engine, seconds, tune, bar
         self.began, self.took_s, self.tuned = time.monotonic(), 0.0, False
         self.task = bar.add_task(engine, total=seconds, note="")
-        self.best = self._keep(self._try("branch float", DEFAULT_PLAN))
+        self.best = self._keep(self._try("branch float", ladder.start))
 
     def run(self) -> Step:
         """The best that was found in time."""
         with contextlib.suppress(_OutOfTimeError):
-            whole = self._try("all int8", Plan(others="int8"))
+            whole = self._try("all int8", replace(self.ladder.start, others="int8"))
             if whole.is_inside and (not self.best.is_inside or whole.time_ratio <= TIE * self.best.time_ratio):
                 self._keep(whole)
             self._up()

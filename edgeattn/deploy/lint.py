@@ -125,6 +125,12 @@ def _over_channels(kind: str) -> Look:
     return _each(breaks)
 
 
+def _pooled_by_reducing(node: onnx.NodeProto, graph: _Graph) -> bool:
+    given, made = graph.shape(node.input[0]) if node.input else [], graph.shape(node.output[0])
+    whole = len(given) == 4 and made == [*given[:2], 1, 1] and math.prod(given[2:]) > 1
+    return node.op_type in ("ReduceMean", "ReduceMax") and whole
+
+
 def _dynamic(node: onnx.NodeProto, graph: _Graph) -> bool:
     return any(0 in graph.shapes.get(name, [1]) for name in node.output)
 
@@ -269,6 +275,11 @@ RULES = (
     _Rule(
         "no layer norm", ("cpu",), "slow", "stays in float, with conversions around it", "measured", "BatchNorm",
         _of("LayerNormalization", "InstanceNormalization", "GroupNormalization"),
+    ),
+    _Rule(
+        "global pooling as one operator", ("cpu",), "slow",
+        "ONNX Runtime runs a squeeze-and-excitation gate in int8 slower than in float behind ReduceMean (1.14 in place of 0.78)",
+        "measured", "GlobalAveragePool and GlobalMaxPool, as our export writes them", _each(_pooled_by_reducing),
     ),
     _Rule(
         f"softmax over {MOST_TOKENS} tokens at most", ALL, "slow", "cost grows with the square of the tokens", "measured",

@@ -13,12 +13,14 @@ import onnx
 from edgeattn.bundle import Bundle, extend
 from edgeattn.deploy.calibration import check
 from edgeattn.deploy.ladder import Bounds, Ladder, Step
+from edgeattn.deploy.recipes import Plan
 from edgeattn.deploy.results import Report, gates
 from edgeattn.deploy.verify import verify
 from edgeattn.engines.openvino import computes_bf16
 from edgeattn.errors import DataError
 from edgeattn.imaging import Picture, prepare
 from edgeattn.spec import Artefact
+from edgeattn.timing.environment import adds_bytes_exactly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,7 @@ def quantize(
     minutes: float = 0.0,
     tune: Callable[[], onnx.ModelProto] | None = None,
     memory: Path | None = None,
+    portable: bool = False,
     progress: bool = False,
 ) -> Quantized:
     """Quantize for the engines that run the float model, measure the saved files, add them to the bundle with their verdicts.
@@ -62,6 +65,7 @@ def quantize(
         minutes: time to spend on the ladder (see `ladder`), both engines together; 0: the default recipe alone.
         tune: the ladder's last rung: fine-tunes for int8 and returns the graph with the new weights, as `source`.
         memory: a file that keeps what was measured on the ladder, so that it goes on where it was interrupted.
+        portable: give weights seven bits, which hold on every processor; False: eight where this one computes them exactly.
         progress: show a bar with the time left on the ladder.
 
     Raises:
@@ -73,7 +77,8 @@ def quantize(
     check(calibration, (picture for picture, _ in validation))
     inputs = [prepare(picture, bundle.spec.input) for picture in calibration]
     with tempfile.TemporaryDirectory() as scratch:
-        ladder = Ladder(bundle, inputs, validation, Path(scratch), source, Bounds(loss=max_loss), memory)
+        start = Plan(weight_bits=7 if portable or not adds_bytes_exactly() else 8)
+        ladder = Ladder(bundle, inputs, validation, Path(scratch), source, Bounds(loss=max_loss), memory, start)
         made = (
             {engine: ladder.default(engine) for engine in ladder.engines}
             if not minutes

@@ -13,6 +13,7 @@ from typing import Any
 from edgeattn.engines.base import Engine
 
 LAYERS_ORT = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+MOVING_ORT = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Split", "Slice")
 MOVING_OV = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Convert")
 STORED_OV = (*MOVING_OV, "Multiply", "Subtract")
 """Between a weight that is stored as integers and the layer."""
@@ -34,7 +35,9 @@ class Structure:
 def structure(file: Path, engine: Engine) -> Structure:
     """Compare a file with what the engine that opened it executes."""
     quantized, executed = quantized_layers(file), engine.integer_layers
-    return Structure(len(quantized), tuple(sorted(quantized - executed)), tuple(sorted(executed - quantized)))
+    # A product of two values that are integers already is the same number either way: no choice of ours is undone.
+    free = _of_onnx(file, MOVING_ORT) if file.suffix == ".onnx" else frozenset()
+    return Structure(len(quantized), tuple(sorted(quantized - executed)), tuple(sorted(executed - quantized - free)))
 
 
 def node_names(file: Path) -> list[str]:
@@ -53,11 +56,15 @@ def quantized_layers(file: Path) -> frozenset[str]:
     return _of_onnx(file) if file.suffix == ".onnx" else _of_openvino(file)
 
 
-def _of_onnx(file: Path) -> frozenset[str]:
+def _of_onnx(file: Path, through: tuple[str, ...] = ()) -> frozenset[str]:
+    """Layers whose factors both come from dequantizers, through nodes of these types."""
     import onnx
 
     graph = onnx.load(file, load_external_data=False).graph
-    integers = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    integers: set[str] = set()
+    for node in graph.node:  # in their order
+        if node.op_type == "DequantizeLinear" or (node.op_type in through and node.input[0] in integers):
+            integers.update(node.output)
     return frozenset(
         node.name for node in graph.node if node.op_type in LAYERS_ORT and integers.issuperset(node.input[:2])
     )

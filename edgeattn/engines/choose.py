@@ -20,9 +20,9 @@ from edgeattn.engines import check_names, held, open_artefact
 from edgeattn.engines.base import Array, Engine, checked_threads
 from edgeattn.engines.kept import keep, recall
 from edgeattn.errors import BundleError, EngineError
-from edgeattn.spec import Artefact, Spec
+from edgeattn.spec import Artefact, Spec, weight_bits
 from edgeattn.timing import NS_PER_MS, Clock, monotonic_ns
-from edgeattn.timing.environment import processor_key, versions
+from edgeattn.timing.environment import adds_bytes_exactly, processor_key, versions
 
 BUDGET_MS = 1000.0
 """Time to spend on timing, all candidates together."""
@@ -156,6 +156,16 @@ def _trusted(
     notes: list[str] = []
     for artefact in artefacts:
         name = f"{artefact.engine} {artefact.precision}"
+        if (
+            not forced
+            and artefact.precision == "int8"
+            and weight_bits(artefact.recipe) == 8
+            and not adds_bytes_exactly()
+        ):
+            notes.append(
+                f"{name} left out: its weights of eight bits overflow on a processor without VNNI; quantize --portable"
+            )
+            continue
         try:
             engine = open_artefact(bundle, artefact, threads=threads, maps=maps)
             stack.callback(engine.close)

@@ -20,6 +20,9 @@ FLAGS_OF_INTEREST = frozenset({
 })  # fmt: skip
 """Instruction sets that decide how fast int8 and float are."""
 
+BYTE_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
+"""Instruction sets with a dot product of bytes: without one of them int8 is often slower than float."""
+
 PACKAGES = (
     "edgeattn", "numpy", "onnxruntime", "openvino", "onnx", "opencv-python", "opencv-python-headless",
     "opencv-contrib-python", "opencv-contrib-python-headless",
@@ -54,6 +57,11 @@ def environment() -> dict[str, Any]:
     }
 
 
+def adds_bytes_exactly() -> bool:
+    """Whether int8 with weights of eight bits is exact here: x86 without VNNI adds pairs of products in 16 bits and saturates."""
+    return platform.machine().lower() not in ("x86_64", "amd64") or bool(BYTE_PRODUCTS.intersection(_processor()[1]))
+
+
 def processor_key() -> str:
     """Short text that is equal on equal processors: model, instruction sets and cores that this process may use."""
     model, flags = _processor()
@@ -75,6 +83,11 @@ def usable_cores() -> int:
 
 def versions() -> dict[str, str]:
     """Versions of the installed packages that a figure depends on; nothing is imported for it."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
         try:

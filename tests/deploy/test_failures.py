@@ -17,10 +17,12 @@ from onnxruntime import quantization
 
 from edgeattn.bundle import Bundle, extend
 from edgeattn.deploy.export import export
+from edgeattn.deploy.lint import lint
 from edgeattn.deploy.recipes import quantize_for
 from edgeattn.deploy.results import Result
 from edgeattn.deploy.verify import verify
 from edgeattn.imaging import prepare
+from edgeattn.nn import build_model
 from edgeattn.train import Recipe, train
 
 VALIDATION = discs.pictures(60, seed=3)
@@ -53,6 +55,23 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     run = train(recipe, root / "run", progress=False)
     golden = disc_ladder.CALIBRATION[:8]
     return export(run.model, root / "lite", labels=run.labels, imgsz=32, pictures=golden, mechanism="se")
+
+
+def test_pooling_by_reduce_mean_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What makes squeeze-and-excitation slower in int8 than in float: the exporter's ReduceMean, unless it is rewritten.
+
+    That int8 which is slower is not taken is tested by the clock's side, in test_engines_choose.
+    """
+    rule = "global pooling as one operator"
+    net = build_model("pico", 3, attention="se", imgsz=32).eval()
+    pictures = disc_ladder.CALIBRATION[:2]
+    sound = export(net, tmp_path / "sound", labels="abc", imgsz=32, pictures=pictures, mechanism="se")
+    assert rule not in {finding.rule for finding in lint(sound)}
+    monkeypatch.setattr("edgeattn.deploy.rewrite._pools", lambda model: None)
+    left = export(net, tmp_path / "left", labels="abc", imgsz=32, pictures=pictures, mechanism="se")
+    (found,) = [finding for finding in lint(left, "cpu") if finding.rule == rule]
+    assert len([block for block in found.blocks if block.endswith(".attention")]) == 12
+    assert found.file == "float.onnx"
 
 
 def test_one_scale_for_all_channels_of_a_weight_moves_the_attention(

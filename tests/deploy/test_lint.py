@@ -179,5 +179,6 @@ def test_what_keeps_a_rule_is_not_found(rule: str, precision: str, model: bytes,
 
 
 def test_every_rule_is_tried() -> None:
-    tried = {*CASES, *GRAPHS, "softmax over 196 tokens at most", "opset 19 at most"}
+    elsewhere = "global pooling as one operator"  # in test_failures
+    tried = {*CASES, *GRAPHS, "softmax over 196 tokens at most", "opset 19 at most", elsewhere}
     assert {rule.rule for rule in RULES} == tried

@@ -24,7 +24,8 @@ from edgeattn.engines.openvino import OpenVinoEngine, computes_bf16
 from edgeattn.errors import DataError, EngineError
 from edgeattn.imaging import prepare
 from edgeattn.nn import build_model
-from edgeattn.spec import InputSpec, Spec
+from edgeattn.spec import InputSpec, Spec, weight_bits
+from edgeattn.timing.environment import adds_bytes_exactly
 from edgeattn.train import Recipe, train
 
 CALIBRATION = [picture for picture, _ in discs.pictures(16, seed=1)]
@@ -59,6 +60,23 @@ def test_bf16_is_a_rung_where_the_processor_has_it(bundle: Bundle, tmp_path: Pat
     engine = open_artefact(again, artefact)
     assert "bf16" in engine.executed_precision
     engine.close()
+
+
+def test_weights_have_eight_bits_where_that_is_exact(bundle: Bundle, tmp_path: Path) -> None:
+    """Seven with `portable`: on x86 without VNNI pairs of products saturate otherwise."""
+
+    def largest(made: Bundle) -> int:
+        graph = onnx.load(made.file(made.artefact("onnxruntime", "int8"))).graph
+        held = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.data_type == onnx.TensorProto.INT8]
+        return max(int(np.abs(weights.astype(int)).max()) for weights in held if weights.ndim == 4)
+
+    pictures = discs.pictures(12, seed=3)
+    here = quantize(copy_of(bundle, tmp_path / "here.edgeattn"), CALIBRATION, pictures).bundle
+    anywhere = quantize(copy_of(bundle, tmp_path / "any.edgeattn"), CALIBRATION, pictures, portable=True).bundle
+    bits = 8 if adds_bytes_exactly() else 7
+    assert {weight_bits(a.recipe) for a in here.artefacts if a.precision == "int8"} == {bits}
+    assert {weight_bits(a.recipe) for a in anywhere.artefacts if a.precision == "int8"} == {7}
+    assert (largest(here) > 64, largest(anywhere) > 64) == (bits == 8, False)
 
 
 def copy_of(bundle: Bundle, path: Path) -> Bundle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 
@@ -9,7 +10,8 @@ import pytest
 from scripted import BLACK, Live
 
 from edgeattn.camera import Frame
-from edgeattn.camera.slot import Capture, Slot
+from edgeattn.camera.capture import Capture
+from edgeattn.camera.slot import CAUSES, QUEUE, Slot
 from edgeattn.errors import SourceError
 
 
@@ -34,6 +36,44 @@ def test_only_the_latest_frame_is_given_and_drops_are_counted() -> None:
     assert slot.dropped == 4
 
 
+def test_fresh_waits_for_a_frame_that_comes_after_it_was_asked_for() -> None:
+    slot = Slot("fresh")
+    slot.put(frame(0))
+    threading.Timer(0.05, lambda: slot.put(frame(1))).start()
+    taken = slot.take()
+    assert taken is not None
+    assert taken.index == 1
+    assert slot.drops == dict.fromkeys(CAUSES, 0) | {"stale": 1}
+
+
+def test_every_keeps_all_until_its_queue_is_full() -> None:
+    slot = Slot("every")
+    for index in range(QUEUE + 3):
+        slot.put(frame(index))
+    slot.end()
+    assert [f.index for f in slot] == list(range(3, QUEUE + 3))
+    assert slot.drops["queue"] == slot.dropped == 3
+
+
+@pytest.mark.parametrize(
+    ("camera_fps", "max_fps", "least", "most"), [(30, 10, 98, 101), (30, 30, 300, 300), (25, 20, 190, 201)]
+)
+def test_a_pace_holds_on_average_in_spite_of_jitter(camera_fps: int, max_fps: int, least: int, most: int) -> None:
+    """Ten seconds of frames, each up to 4 ms early or late."""
+    chance, slot = random.Random(0), Slot("every", max_fps)
+    for index in range(10 * camera_fps):
+        captured_ns = round(1e9 + index * 1e9 / camera_fps + chance.uniform(-4e6, 4e6))
+        slot.put(Frame(BLACK, index, captured_ns, "received"))
+    passed = 10 * camera_fps - slot.drops["rate"]
+    assert least <= passed <= most
+
+
+def test_while_there_is_no_frame_the_taker_is_told() -> None:
+    calls: list[int] = []
+    assert Slot().take(lambda: len(calls) == 2 or bool(calls.append(1))) is None
+    assert len(calls) == 2
+
+
 def test_take_waits_for_a_frame() -> None:
     slot = Slot()
     taken: list[Frame | None] = []
@@ -46,7 +86,7 @@ def test_take_waits_for_a_frame() -> None:
 
 def test_what_the_source_raises_comes_after_its_last_frame() -> None:
     with Capture(Live([[0.0]], SourceError("the camera went away"))) as capture:
-        frames = iter(capture)
+        frames = iter(capture.slot)
         assert next(frames).index == 0
         with pytest.raises(SourceError, match="went away"):
             next(frames)
@@ -66,7 +106,7 @@ def test_closing_ends_the_thread_and_releases_the_source() -> None:
     before = threading.active_count()
     source = Live([[0.0], [1.0]])
     with Capture(source) as capture:
-        assert next(iter(capture)).index == 0
+        assert next(iter(capture.slot)).index == 0
         source._wanted[1].set()  # the reader comes back from `read` ...
     assert source.released.wait(20), "... and then releases the source itself"
     assert threading.active_count() == before
@@ -88,7 +128,7 @@ class Stuck(Live):
 def test_a_stuck_reader_is_left_behind() -> None:
     source = Stuck()
     capture = Capture(source).__enter__()
-    assert next(iter(capture)).index == 0
+    assert next(iter(capture.slot)).index == 0
     capture.close(patience_s=0.0)
     assert not source.released.is_set()
     source.let_go.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -14,7 +15,9 @@ from scripted import Clock, write_video
 
 from edgeattn._cv2 import cv2
 from edgeattn.camera import Camera, Folder, Video, open_source
-from edgeattn.camera.source import _plausible, _variable
+from edgeattn.camera.files import plausible
+from edgeattn.camera.opencv import _variable
+from edgeattn.camera.pattern import TestPattern
 from edgeattn.errors import DataError, SourceError
 
 PERIOD_NS = 40_000_000  # 25 fps
@@ -120,7 +123,7 @@ def test_a_camera_that_is_not_there(device: int | str) -> None:
 def test_a_stream_that_refuses_is_named_without_its_password(capfd: pytest.CaptureFixture[str]) -> None:
     stream = Camera("http://someone:secret@127.0.0.1:9/video", timeout_s=1)
     assert stream.name == "http://127.0.0.1:9/video"
-    with pytest.raises(SourceError, match="does not open") as caught, stream:
+    with pytest.raises(SourceError, match=r"does not answer \(connection refused\)") as caught, stream:
         pass
     assert "secret" not in str(caught.value)
     assert capfd.readouterr().err == ""
@@ -139,8 +142,25 @@ def test_the_command_lines_text_decides(tmp_path: Path, video: Path) -> None:
         open_source("nowhere.mp4")
 
 
+def test_an_address_from_the_environment_and_the_test_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMERA", "http://me:secret@127.0.0.1:9/video?pwd=secret")
+    source = open_source("env:CAMERA")
+    assert isinstance(source, Camera)
+    assert source.name == "http://127.0.0.1:9/video?..."
+    with pytest.raises(SourceError, match="the variable NO_CAMERA is not set"):
+        open_source("env:NO_CAMERA")
+    clock = Clock()
+    pattern = TestPattern(clock=clock, sleep=clock.sleep)
+    frames = list(itertools.islice(pattern, 3))
+    clock.advance_ms(200)
+    assert [f.index for f in frames] == [0, 1, 2]
+    assert [f.captured_ns for f in frames] == [round(i * 1e9 / 30) for i in range(3)]
+    assert (frames[0].picture != frames[2].picture).any()
+    assert open_source("test").live
+
+
 def test_rates_that_cannot_be_are_unknown() -> None:
-    assert [_plausible(fps) for fps in (29.97, 0.0, float("nan"), 90000.0)] == [29.97, None, None, None]
+    assert [plausible(fps) for fps in (29.97, 0.0, float("nan"), 90000.0)] == [29.97, None, None, None]
 
 
 def test_options_of_streams_do_not_outlive_opening(monkeypatch: pytest.MonkeyPatch) -> None:

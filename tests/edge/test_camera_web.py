@@ -273,7 +273,7 @@ def test_health_metrics_and_snapshot() -> None:
             text = await answer.text()
         samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
         assert float(samples["edgeattn_frames_total"]) > 0
-        assert float(samples['edgeattn_dropped_total{cause="source"}']) >= 0
+        assert float(samples['edgeattn_dropped_total{cause="replaced"}']) >= 0
         assert float(samples['edgeattn_age_ms{quantile="0.5"}']) >= 0
         assert 'edgeattn_age_ms{quantile="0.99"}' not in samples, "too few samples for it"
         assert samples["edgeattn_up"] == "1"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edgeattn.bundle import Bundle
+from edgeattn.camera.files import Folder
 from edgeattn.camera.pipeline import Pipeline
-from edgeattn.camera.source import Folder
 from edgeattn.engines import certify, open_artefact
 from edgeattn.engines.base import Array, Engine
 from edgeattn.engines.certify import OpenOn, open_certified

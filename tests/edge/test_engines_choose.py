@@ -87,6 +87,23 @@ def test_bf16_is_left_out_where_the_processor_does_not_compute_it(
     assert [a.precision for a in held(bundle, ["openvino"])] == ["float", "int8", "bf16"]
 
 
+def test_weights_of_eight_bits_are_left_out_where_they_overflow(
+    tiny_int8_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = tuple(
+        replace(a, recipe={"weights": "s8 per channel"}) if a.precision == "int8" else a
+        for a in tiny_int8_bundle.artefacts
+    )
+    bundle = replace(tiny_int8_bundle, artefacts=wide)
+    monkeypatch.setattr(module, "adds_bytes_exactly", lambda: False)
+    choice = choose(bundle, budget_ms=FAST_MS)
+    assert {t.precision for t in choice.timings} == {"float"}
+    assert "quantize --portable" in choice.line
+    monkeypatch.setattr(module, "adds_bytes_exactly", lambda: True)
+    monkeypatch.setenv("EDGEATTN_CACHE", "/nonexistent/cache")
+    assert {t.precision for t in choose(bundle, budget_ms=FAST_MS).timings} == {"float", "int8"}
+
+
 def test_equally_fast_goes_to_float_and_says_so(tiny_int8_bundle: Bundle) -> None:
     choice = choose(tiny_int8_bundle, clock=ticking(), budget_ms=FAST_MS)
     assert choice.precision == "float"

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from edgeattn.bundle import GOLDEN, Bundle, load, write
 from edgeattn.cli import app
 from edgeattn.deploy.npu import qualcomm
-from edgeattn.deploy.npu.qualcomm import compile_qualcomm, relative_error
+from edgeattn.deploy.npu.qualcomm import CompileError, compile_qualcomm, relative_error
 from edgeattn.deploy.verify import verify
 from edgeattn.errors import DataError, EngineError, NameNotFoundError
 
@@ -67,6 +67,32 @@ def test_where_eight_bits_are_too_few_weights_get_sixteen(
 
 
 @needs_toolchain
+def test_pictures_livelier_than_those_of_the_calibration_are_not_cut_off(
+    tiny_int8_bundle: Bundle, tmp_path: Path
+) -> None:
+    bundle = with_model(tiny_int8_bundle, tmp_path / "q.edgeattn", tiny.float_model().SerializeToString())
+    pale = [(128 + 0.6 * (picture - 128.0)).astype(np.uint8) for picture in tiny.inputs(24)[:, None]]
+    gate = compile_qualcomm(bundle, pale).artefact.gates["simulated"]
+    assert gate["verdict"] == "passed", gate
+
+
+def test_ranges_have_headroom_and_end_where_a_clip_does(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Mul", ["image", "one"], ["copy"]),
+        helper.make_node("Clip", ["copy", "", "six"], ["clipped"]),
+        helper.make_node("Clip", ["copy"], ["open"]),
+        helper.make_node("Sigmoid", ["clipped"], ["gate"]),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("image", "gate", "open")]
+    constants = [helper.make_tensor(name, TensorProto.FLOAT, [], [v]) for name, v in (("one", 1.0), ("six", 6.0))]
+    graph = helper.make_graph(nodes, "clips", values[:1], values[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
+    found = qualcomm._ranges(tmp_path / "m.onnx", np.array([[-1, 0, 2, 4], [0, 0, 5, 1]], np.float32), "image")
+    ends = {name: (float(told["rmin"]), float(told["rmax"])) for name, (told,) in found.items()}
+    assert ends == {"image": (-2, 10), "copy": (-2, 10), "clipped": (-2, 6), "open": (-2, 10)}
+
+
+@needs_toolchain
 def test_answers_that_differ_stay_out(tiny_int8_bundle: Bundle, tmp_path: Path) -> None:
     bundle = with_model(tiny_int8_bundle, tmp_path / "q.edgeattn", tiny.float_model(seed=1).SerializeToString())
     wrong = {name: value.copy() for name, value in bundle.golden().items()}
@@ -90,14 +116,26 @@ def test_what_the_compiler_refuses_is_told_with_its_log(tiny_int8_bundle: Bundle
     model.graph.node.append(helper.make_node("ReduceSum", ["floats"], ["sum"], keepdims=0))
     model.graph.node.append(helper.make_node("Add", ["before", "sum"], ["logits"]))
     bundle = with_model(tiny_int8_bundle, tmp_path / "q.edgeattn", model.SerializeToString())
-    with pytest.raises(EngineError, match=r"q\.edgeattn: the Qualcomm compiler refuses it: .*(NonZero|nonzero)"):
+    refused = r"q\.edgeattn: the Qualcomm compiler refuses it: .*(NonZero|nonzero)"
+    with pytest.raises(CompileError, match=refused) as caught:
         compile_qualcomm(bundle)
+    assert "NonZero" in caught.value.log
 
 
 @pytest.mark.skipif(HAS_TOOLCHAIN, reason="the toolchain is there")
 def test_without_the_toolchain_it_says_what_to_install(tiny_bundle: Bundle) -> None:
     with pytest.raises(EngineError, match=r"not installed; pip install 'edgeattn\[qnn\]'"):
         compile_qualcomm(tiny_bundle)
+
+
+def test_maps_have_to_be_right_too() -> None:
+    told = {"nodes": ["EPContext"], "compile_s": 0.5}
+    assert qualcomm._judge({"logits": 0.02, "map_0": 0.029}, told, "logits", 5)["verdict"] == "passed"
+    assert qualcomm._judge({"logits": 0.02, "map_0": 0.031}, told, "logits", 5)["verdict"] == "failed"
+    assert qualcomm._judge({"logits": 0.02, "map_0": float("inf")}, told, "logits", 5)["verdict"] == "failed"
+    assert (
+        qualcomm._judge({"logits": 0.02}, told | {"nodes": ["EPContext", "Cast"]}, "logits", 5)["verdict"] == "failed"
+    )
 
 
 def test_refusals(tiny_bundle: Bundle, tmp_path: Path) -> None:

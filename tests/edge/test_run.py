@@ -181,6 +181,14 @@ def test_bad_options_name_the_choices(tiny_bundle: Bundle, video: Path) -> None:
         run(bundle, source=str(video), sink=["mp4,screen"])
     with pytest.raises(EdgeAttnError, match="is the source itself"):
         run(bundle, source=str(video), sink=["mp4"], out=video)
+    with pytest.raises(NameNotFoundError, match="no policy is named 'newest'"):
+        run(bundle, source=str(video), sink=["none"], policy="newest")
+    with pytest.raises(SourceError, match="every frame of a file is taken"):
+        run(bundle, source=str(video), sink=["none"], policy="fresh")
+    with pytest.raises(EdgeAttnError, match="must be X,Y,WIDTH,HEIGHT"):
+        run(bundle, source=str(video), sink=["none"], crop="1,2,3")
+    with pytest.raises(SourceError, match="lies outside its pictures of 128x96"):
+        run(bundle, source=str(video), sink=["none"], crop="500,0,10,10", engine="onnxruntime", precision="float")
     with pytest.raises(SourceError, match="no such file"):
         run(bundle, source="absent.mp4")
     with pytest.raises(NameNotFoundError, match="no engine"):
@@ -196,3 +204,21 @@ def test_an_error_on_the_way_still_leaves_the_report(tiny_bundle: Bundle, video:
     report = json.loads(Path("run.json").read_text(encoding="utf-8"))
     assert 1 <= report["frames"] <= 24
     assert report["sinks"][0]["failed"] is True
+
+
+def test_a_crop_is_what_the_model_sees_and_a_pace_is_kept(tiny_bundle: Bundle, video: Path) -> None:
+    begin = time.monotonic()
+    run(str(tiny_bundle.path), source=str(video), sink=["mp4"], out=Path("seen.mp4"), crop="16,0,64,48", max_fps=20,
+        max_frames=10, engine="onnxruntime", precision="float")  # fmt: skip
+    assert time.monotonic() - begin > 0.4
+    assert read_video(Path("seen.mp4"))[0].shape == (48, 64, 3)
+
+
+def test_the_test_picture_runs_anywhere(tiny_bundle: Bundle) -> None:
+    process = start(
+        tiny_bundle, *QUICK, "--source", "test", "--sink", "none", "--max-frames", "15", "--json", "run.json"
+    )
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    report = json.loads(Path("run.json").read_text(encoding="utf-8"))
+    assert (report["frames"], report["age_from"], report["source_status"]["state"]) == (15, "due", "live")

@@ -33,10 +33,15 @@ TARGET = "qualcomm"
 CHIPS = {"sm8450": (36, 69), "sm8550": (43, 73), "sm8650": (57, 75), "sm8750": (69, 79), "x-elite": (60, 73)}
 """Model and architecture numbers of the chips, as the toolchain counts them."""
 BOUND = 0.03
-"""Greatest relative error of the answers that passes."""
+"""Greatest relative error of the answers, and of each map, that passes; maps of relu_linear were 40 % off under right answers."""
 SIMULATED = "simulated on a PC, not measured on hardware"
 WEIGHTS = ("s8 per channel", "s16")
 """What is tried for the weights, in this order."""
+HEADROOM = 2.0
+"""How far the ranges of activations reach beyond what calibration saw, one bit of the sixteen: pictures that exceed it would be
+cut off, which is nearly all of the error (mhsa on cards, weights in 16 bits, on a CPU: 1.8 % without, 0.05 % with it)."""
+OWN_RANGE = ("Sigmoid", "Tanh")
+"""Operators whose outputs have the range that the toolchain wants."""
 TIMEOUT_S = 600
 Array = NDArray[Any]
 
@@ -53,8 +58,16 @@ class Compiled:
     """What the toolchain printed."""
 
 
+class CompileError(EngineError):
+    """The toolchain refuses a model; `log` is all that it printed."""
+
+    def __init__(self, message: str, log: str) -> None:
+        super().__init__(message)
+        self.log = log
+
+
 def compile_qualcomm(bundle: Bundle, calibration: Sequence[Array] = (), *, chip: str = "sm8550") -> Compiled:
-    """Quantize, compile and execute a bundle's float model; keep it in the bundle if its answers are right.
+    """Quantize, compile and execute a bundle's float model; keep it in the bundle if answers and maps are right.
 
     Args:
         bundle: with golden inputs, whose float answers are the truth.
@@ -65,7 +78,8 @@ def compile_qualcomm(bundle: Bundle, calibration: Sequence[Array] = (), *, chip:
     Raises:
         NameNotFoundError: no such chip.
         DataError: the bundle has too few golden inputs.
-        EngineError: the toolchain is not installed, or refuses the model; the message holds the end of its log.
+        CompileError: the toolchain is not installed, or refuses the model; the message holds the end of its log.
+        EngineError: it does not end.
     """
     if chip not in CHIPS:
         raise NameNotFoundError("chip", chip, CHIPS)
@@ -87,7 +101,7 @@ def compile_qualcomm(bundle: Bundle, calibration: Sequence[Array] = (), *, chip:
             log += _in_a_process(folder)
             done = folder / "done.json"
             if not done.is_file():
-                raise EngineError(f"{bundle.path}: {_reason(log)}")
+                raise CompileError(f"{bundle.path}: {_reason(log)}", log)
             told = json.loads(done.read_text())
             done.unlink()
             with np.load(folder / "answers.npz") as answers:
@@ -101,7 +115,7 @@ def compile_qualcomm(bundle: Bundle, calibration: Sequence[Array] = (), *, chip:
                 "qualcomm.onnx", ENGINE, "int8", TARGET,
                 recipe={
                     "chip": chip, "soc_model": soc, "htp_arch": arch, "activations": "u16", "weights": weights,
-                    "ranges": "min-max", "pictures": len(ranges),
+                    "ranges": f"min-max x {HEADROOM:g}", "pictures": len(ranges),
                 },
                 toolchain=told["toolchain"], gates={"simulated": gate},
             )  # fmt: skip
@@ -112,7 +126,7 @@ def compile_qualcomm(bundle: Bundle, calibration: Sequence[Array] = (), *, chip:
 
 def _judge(errors: Mapping[str, float], told: Mapping[str, Any], output: str, n: int) -> dict[str, Any]:
     whole = told["nodes"] == ["EPContext"]
-    passed = whole and errors[output] < BOUND
+    passed = whole and max(errors.values()) < BOUND
     return {
         "verdict": "passed" if passed else "failed",
         "value": errors[output],
@@ -147,6 +161,34 @@ def _reason(log: str) -> str:
     return "the Qualcomm compiler refuses it: " + " | ".join(telling[-3:])[:1000]
 
 
+def _ranges(model: Path, calibration: Array, name: str) -> dict[str, list[dict[str, Any]]]:
+    """Smallest and greatest value of every activation, with headroom, as the toolchain takes them.
+
+    It drops a Clip, whose work the range behind it then does: that range must end where the Clip does.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+
+    calibrator = create_calibrator(
+        model, augmented_model_path=str(model.with_name("watched.onnx")), calibrate_method=CalibrationMethod.MinMax
+    )
+    calibrator.collect_data(Reader((row[None] for row in calibration), name))
+    found = {
+        tensor: [HEADROOM * float(np.ravel(end)[0]) for end in seen.range_value]
+        for tensor, seen in calibrator.compute_data().items()
+    }
+    graph = onnx.load(model).graph
+    constants = {held.name: float(onnx.numpy_helper.to_array(held)) for held in graph.initializer if not held.dims}
+    for node in graph.node:
+        if node.op_type in OWN_RANGE:
+            found.pop(node.output[0], None)
+        elif node.op_type == "Clip":
+            low, high = (*node.input[1:], "", "")[:2]
+            bounds = constants.get(low, -np.inf), constants.get(high, np.inf)
+            found[node.output[0]] = np.clip(found[node.output[0]], *bounds).tolist()
+    return {tensor: [{"rmin": np.float32(low), "rmax": np.float32(high)}] for tensor, (low, high) in found.items()}
+
+
 def _work(folder: Path) -> None:
     """Quantize, compile, execute: the child process."""
     import importlib.metadata
@@ -154,7 +196,7 @@ def _work(folder: Path) -> None:
 
     import onnx
     import onnxruntime as ort
-    import onnxruntime_qnn  # type: ignore[import-not-found]
+    import onnxruntime_qnn
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize
     from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config, qnn_preprocess_model
 
@@ -167,9 +209,10 @@ def _work(folder: Path) -> None:
         source = folder / "prepared.onnx"
     wide = job["weights"] == "s16"
     config = get_qnn_qdq_config(
-        str(source), Reader((row[None] for row in calibration), job["input"]),
+        str(source), Reader((row[None] for row in calibration[:1]), job["input"]),  # the ranges are known already
         activation_type=QuantType.QUInt16, calibrate_method=CalibrationMethod.MinMax,
         weight_type=QuantType.QInt16 if wide else QuantType.QInt8, per_channel=not wide,
+        init_overrides=_ranges(source, calibration, job["input"]),
     )  # fmt: skip
     quantize(str(source), str(folder / "qdq.onnx"), config)
 

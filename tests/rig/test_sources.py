@@ -1,0 +1,213 @@
+"""A camera's faults under our reader: what is shown of each, and how soon frames are back."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import rtsp
+from judge import Judge, in_calm, watching
+from mjpeg import MjpegCamera
+from rtsp import RtspCamera
+
+from edgeattn.camera import Camera
+from edgeattn.camera.capture import Watch
+from edgeattn.camera.state import Status
+from edgeattn.errors import SourceError
+
+pytestmark = pytest.mark.rig
+
+needs_rtsp = pytest.mark.skipif(rtsp.missing() is not None, reason=rtsp.missing() or "")
+HTTP_MS, RTSP_MS, SHOWN_MS = 200, 500, 500
+
+
+@contextlib.contextmanager
+def watched(camera: MjpegCamera | RtspCamera) -> Iterator[tuple[Watch, Judge]]:
+    """Our reader of the camera, and a judge of its frames."""
+    with Watch(Camera(camera.url)) as watch, watching(frame.picture for frame in watch.slot) as judge:
+        judge.wait_for(10)
+        yield watch, judge
+
+
+def states(status: Status, began_ns: int) -> dict[str, float]:
+    """The states entered since then, and after how many milliseconds."""
+    return {change.state: (change.ns - began_ns) / 1e6 for change in status.changes if change.ns >= began_ns}
+
+
+@pytest.mark.parametrize("content_length", [True, False])
+def test_an_mjpeg_camera_comes_back_from_every_fault(content_length: bool) -> None:
+    """One after the other on one camera: the worst of them come first."""
+    faults: list[tuple[str, tuple[float, ...], list[str], int]] = [
+        ("unplug", (1.5,), ["stalled", "down", "live"], 0),
+        ("silent", (1.3,), ["down", "live"], 1),
+        ("refuse", (0.7,), ["down", "live"], 1),
+        ("stall", (1.5,), ["stalled", "down", "live"], 0),
+        ("stall", (0.8,), ["stalled", "live"], 0),
+        ("stall", (0.3,), [], 0),
+        ("reset", (), ["down", "live"], 1),
+        ("end", (), ["down", "live"], 1),
+        ("garbage", (1,), [], 0),
+        ("corrupt", (1,), [], 0),
+        ("truncate", (1,), [], 0),
+    ]
+    with MjpegCamera(content_length=content_length) as camera, watched(camera) as (watch, judge):
+
+        def check(name: str, arguments: tuple[float, ...], expected: list[str], reconnects: int) -> None:
+            judge.wait_for(len(judge.sights) + 8)
+            before, shown = watch.status, len(judge.sights)
+            fault = getattr(camera, name)(*arguments)
+            back_ms = judge.wait_for_recovery(fault, 5)
+            after = watch.status
+            seen = states(after, fault.began_ns)
+            assert back_ms < HTTP_MS, name
+            assert list(seen) == expected, name
+            assert "stalled" not in seen or seen["stalled"] < SHOWN_MS, name
+            assert after.reconnects - before.reconnects >= reconnects, name
+            assert after.damaged - before.damaged == (name in ("corrupt", "truncate")), name
+            assert all(sight.stamp for sight in judge.sights[shown:]), f"{name}: a damaged frame was shown"
+
+        for fault in faults:
+            in_calm(functools.partial(check, *fault))
+        assert camera.connections()[0] == 1
+
+
+def test_a_changed_size_is_noticed_and_followed() -> None:
+    with MjpegCamera() as camera, watched(camera) as (watch, judge):
+        for count, size in enumerate(((320, 240), (1280, 720)), start=1):
+            camera.resize(*size)
+            shown = len(judge.sights)
+            judge.wait_for(shown + 10)
+            assert judge.sights[-1].size == watch.status.size == size
+            assert watch.status.resizes == count
+            assert all(sight.stamp for sight in judge.sights)
+
+
+@needs_rtsp
+def test_an_rtsp_camera_comes_back_from_every_fault() -> None:
+    faults = [("freeze", 2.0), ("stall", 2.0), ("stall", 0.7), ("refuse", 0.7), ("end", None)]
+    with RtspCamera() as camera, watched(camera) as (watch, judge):
+        for name, seconds in faults:
+
+            def check(name: str = name, seconds: float | None = seconds) -> None:
+                judge.wait_for(len(judge.sights) + 8)
+                fault = getattr(camera, name)(*([seconds] if seconds else []))
+                assert judge.wait_for_recovery(fault, 6) < RTSP_MS, name
+                seen = states(watch.status, fault.began_ns)
+                assert "stalled" not in seen or seen["stalled"] < SHOWN_MS, name
+                assert list(seen)[-1] == "live"
+                between = [stamp.ns for ns, stamp in judge.good if fault.began_ns + 200e6 < ns < fault.ended_ns]
+                assert not between, "no held-back frame is shown as if it was new"
+
+            in_calm(check)
+        judge.wait_for_recovery(camera.resize(320, 240), 5)
+
+
+def test_a_stall_is_shown_though_no_frame_comes() -> None:
+    def check() -> None:
+        with MjpegCamera() as camera, watched(camera) as (watch, _):
+            camera.stall(3)
+            time.sleep(0.5)
+            assert watch.status.state == "stalled"
+            time.sleep(0.6)
+            assert (watch.status.state, watch.status.reason) == ("down", "no frame came")
+
+    in_calm(check)
+
+
+def test_a_camera_that_is_absent_at_first_is_waited_for() -> None:
+    with MjpegCamera(missing_s=1.0) as camera, Watch(Camera(camera.url)) as watch:
+        assert watch.status.state == "down"
+        assert "connection refused" in watch.status.reason
+        frame = watch.slot.take()
+        assert frame is not None
+        assert [change.state for change in watch.status.changes] == ["connecting", "down", "live"]
+        assert watch.status.reconnects == 0
+
+
+def test_giving_up_is_an_error_that_says_why() -> None:
+    with MjpegCamera() as camera, Watch(Camera(camera.url), give_up_s=0.6) as watch:
+        watch.slot.take()
+        camera.refuse(10)
+        begin = time.monotonic()
+        with pytest.raises(SourceError, match=r"has been away for 0\.6 s \(.*\)"):
+            list(watch.slot)
+        assert 0.5 < time.monotonic() - begin < 1.0
+
+
+def test_a_camera_slower_than_the_time_out_is_not_reconnected_for_ever() -> None:
+    with MjpegCamera(fps=0.7) as camera, Watch(Camera(camera.url)) as watch:
+        time.sleep(10)
+        settled = len(watch.status.changes)
+        connections = camera.connections()
+        assert connections[0] == 1
+        time.sleep(4)
+        assert len(watch.status.changes) == settled
+        assert camera.connections() == connections
+
+
+def test_a_backlog_is_dropped_undecoded() -> None:
+    def check() -> None:
+        with MjpegCamera(backlog=20) as camera, Watch(Camera(camera.url)) as watch:
+            frames = iter(watch.slot)
+            next(frames)
+            next(frames)
+            assert watch.status.drops["backlog"] >= 10
+
+    in_calm(check)
+
+
+def test_a_backlog_on_a_stream_that_is_read_late_is_not_shown() -> None:
+    with MjpegCamera() as camera, Camera(camera.url) as source:
+        frames = iter(source)
+        next(frames)
+        time.sleep(0.5)
+        begin_ns = time.monotonic_ns()
+        first = next(frames)
+        assert first.captured_ns >= begin_ns
+
+
+def open_handles() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def settles(measure: Callable[[], int], limit: int) -> bool:
+    """Whether it falls to the limit within a few seconds."""
+    return any(measure() <= limit or time.sleep(0.1) for _ in range(40))
+
+
+def test_nothing_leaks_over_many_connections() -> None:
+    with MjpegCamera() as camera:
+        with watched(camera):
+            pass
+        threads, handles = threading.active_count(), open_handles()
+        with watched(camera) as (watch, judge):
+            for name in ("reset", "end") * 15:
+                judge.wait_for_recovery(getattr(camera, name)(), 5)
+            assert watch.status.reconnects == 30
+            assert threading.active_count() <= threads + 3, "the watcher, one reader, and the judge"
+        assert settles(threading.active_count, threads)
+        assert settles(open_handles, handles)
+
+
+@pytest.mark.parametrize(("policy", "most_ms"), [("latest", 19), ("fresh", 6)])
+def test_ages_under_a_slow_model(policy: str, most_ms: float) -> None:
+    """At 60 ms an inference; the transport's own 3 ms are in the age by the camera's clock."""
+
+    def check() -> None:
+        with MjpegCamera() as camera, Watch(Camera(camera.url), policy=policy) as watch:
+            judge = Judge()
+            for frame in watch.slot:
+                time.sleep(0.06)
+                judge.show(frame.picture)
+                if len(judge.sights) == 50:
+                    break
+            assert statistics.median(judge.ages_ms[5:]) < 60 + most_ms + 4
+            assert watch.slot.drops["stale" if policy == "fresh" else "replaced"] > 20
+
+    in_calm(check)
