@@ -13,7 +13,7 @@ from edgeattn.camera.canvas import View
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
 
-HELP = "a attention, space pause, s picture, q quit"
+HELP = "a attention, b block, space pause, s picture, q quit"
 """The keys in one line."""
 _ESCAPE = 27
 
@@ -24,7 +24,9 @@ Action = Literal["redraw", "snapshot"] | int
 class Controls:
     """What the keys have set so far."""
 
-    def __init__(self, *, attention: bool = True) -> None:
+    def __init__(self, *, attention: bool = True, blocks: tuple[str, ...] = ()) -> None:
+        self.blocks = blocks
+        """The blocks whose attention can be shown alone."""
         self.view = View(attention=attention)
         """How the attention is shown."""
         self.paused = False
@@ -40,6 +42,11 @@ class Controls:
             self.paused = not self.paused
         elif key == ord("a"):
             self.view = dataclasses.replace(self.view, attention=not self.view.attention)
+            return "redraw"
+        elif key == ord("b"):
+            shown = (None, *self.blocks)  # None: the mean of all
+            following = shown[(shown.index(self.view.block) + 1) % len(shown)]
+            self.view = dataclasses.replace(self.view, block=following)
             return "redraw"
         elif key == ord("s"):
             return "snapshot"

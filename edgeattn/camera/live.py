@@ -56,7 +56,8 @@ class Live:
         """What runs."""
         self.record = Record()
         """Counts and times of the run."""
-        self.controls = Controls(attention=pipeline.maps)
+        blocks = tuple(each.block for each in pipeline.bundle.spec.maps) if pipeline.maps else ()
+        self.controls = Controls(attention=pipeline.maps, blocks=blocks)
         """What the keys have set."""
         self.feeds: list[Feed] = []
         """The sinks, each with what waits for it."""
@@ -91,7 +92,7 @@ class Live:
     def status(self) -> dict[str, Any]:
         """What runs, how it goes and how it is shown, as plain JSON values; any thread may ask."""
         pipeline, now = self.pipeline, self.record.now()
-        engine, maps = pipeline.engine, pipeline.bundle.spec.maps
+        engine = pipeline.engine
         paused = self.controls.paused and not pipeline.source.live
         late = now["silent_s"] is not None and now["silent_s"] > SILENT_S
         state = "starting" if not now["frames"] else "paused" if paused else "silent" if late else "running"
@@ -114,8 +115,8 @@ class Live:
             "reconnects": camera.reconnects if camera else None,
             "camera": camera.report() if camera else None,
             "failed": [feed.sink.name for feed in self.feeds if feed.error],
-            "blocks": [each.block for each in maps] if pipeline.maps else [],
-            "gives_maps": bool(maps),
+            "blocks": list(self.controls.blocks),
+            "gives_maps": bool(pipeline.bundle.spec.maps),
             "view": dataclasses.asdict(self.controls.view),
         }
 

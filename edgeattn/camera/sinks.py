@@ -1,4 +1,4 @@
-"""Where results go: a window, a video file, JSON lines."""
+"""Where results go: a window, a video file, JSON lines. A browser is `web`."""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ class Web:
 
     def _view(self, text: str) -> View:
         asked = json.loads(text)
-        block = asked["block"] if asked["block"] in self._state()["blocks"] else None
+        block = asked["block"] if asked["block"] in self._live.controls.blocks else None
         return View(bool(asked["attention"]), block, float(asked["opacity"]), str(asked["colours"]))
 
     async def _send(self, watching: web.WebSocketResponse, client: _Client, transport: Any) -> None:

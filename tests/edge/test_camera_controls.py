@@ -28,6 +28,15 @@ def test_keys_turn_things_on_and_off() -> None:
     assert not controls.quit
 
 
+def test_blocks_come_in_turn_after_the_mean() -> None:
+    controls = Controls(blocks=("stages.0", "stages.1"))
+    seen = []
+    for _ in range(4):
+        assert controls.press(ord("b")) == "redraw"
+        seen.append(controls.view.block)
+    assert seen == ["stages.0", "stages.1", None, "stages.0"]
+
+
 @pytest.mark.parametrize("key", [ord("q"), 27])
 def test_quit(key: int) -> None:
     controls = Controls()
