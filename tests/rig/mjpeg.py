@@ -209,7 +209,8 @@ class _Server:
         for viewer, _ in viewers:
             viewer.hang_up(order)
         for _, thread in viewers:
-            thread.join(2)
+            if thread.is_alive():  # one that was not even started will find its orders
+                thread.join(2)
 
     def refuse(self, seconds: float) -> None:
         self._refusing = time.monotonic() + seconds

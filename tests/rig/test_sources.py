@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import socket
 import statistics
 import threading
 import time
@@ -211,3 +212,23 @@ def test_ages_under_a_slow_model(policy: str, most_ms: float) -> None:
             assert watch.slot.drops["stale" if policy == "fresh" else "replaced"] > 20
 
     in_calm(check)
+
+
+def test_what_is_not_plain_mjpeg_is_left_to_ffmpeg() -> None:
+    """A redirection, which our own reader does not follow."""
+    with MjpegCamera() as camera, socket.create_server(("127.0.0.1", 0)) as door:
+
+        def redirect() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    visitor = door.accept()[0]
+                    with visitor:
+                        visitor.recv(4096)
+                        answer = f"HTTP/1.1 302 Found\r\nLocation: {camera.url}\r\nContent-Length: 0\r\n\r\n"
+                        visitor.sendall(answer.encode())
+
+        threading.Thread(target=redirect, daemon=True).start()
+        with Camera(f"http://localhost:{door.getsockname()[1]}/") as source:
+            assert source.fps, "FFmpeg's guess; our reader makes none"
+            assert next(iter(source)).picture.shape == (480, 640, 3)
+        door.shutdown(socket.SHUT_RDWR)
