@@ -210,7 +210,7 @@ def test_a_device_that_is_not_there_is_named(tiny_bundle: Bundle) -> None:
 def test_unknown_names_list_the_choices(tiny_bundle: Bundle) -> None:
     with pytest.raises(NameNotFoundError, match="Did you mean 'openvino'"):
         open_engine(tiny_bundle, engine="openvin")
-    with pytest.raises(NameNotFoundError, match="Choices: float, int8"):
+    with pytest.raises(NameNotFoundError, match="Choices: bf16, float, int8"):
         open_engine(tiny_bundle, precision="fp16")
     with pytest.raises(BundleError, match=r"no int8 artefact for openvino.*edgeattn quantize"):
         open_engine(tiny_bundle, engine="openvino", precision="int8")
