@@ -117,8 +117,9 @@ def watching(pictures: Iterable[np.ndarray]) -> Iterator[Judge]:
 
 
 def in_calm(check: Callable[[], None]) -> None:
-    """Make a timed check up to three times: what else runs on a build machine only ever adds."""
-    for _ in range(2):
+    """Make a timed check up to five times, with pauses: what else runs on a build machine only ever adds, for seconds at times."""
+    for pause_s in (0.0, 1.0, 4.0, 8.0):
         with contextlib.suppress(AssertionError):
             return check()
+        time.sleep(pause_s)
     return check()
