@@ -14,6 +14,8 @@ from edgeattn.timing import NS_PER_MS, Clock, Spans, monotonic_ns, summary, text
 
 KEPT = 1 << 16
 """Latest frames whose times are kept: 36 minutes at 30 frames a second, in constant memory."""
+WAY = ("capture", "resize", "infer", "decode", "hand", "attention", "draw")
+"""A frame's stages as they follow each other; some are measured by other threads, whenever those come to it."""
 WARM_UP = 10
 """First frames that are left out of the times, at most a quarter of all."""
 _RATE_OVER = 30
@@ -83,11 +85,15 @@ class Record:
             "dropped": latest.dropped if latest else 0,
             "reconnects": status.reconnects if status else 0,
             "source_status": status.report() if status else None,
-            "stages_ms": {stage: summary(self._steady(self.stages, stage)) for stage in self.stages.stages},
+            "stages_ms": {stage: summary(self._steady(self.stages, stage)) for stage in self._stages()},
             "labelled_frames": self._labelled,
             "accuracy": self._right / self._labelled if self._labelled else None,
             "accuracy_smoothed": self._right_smoothed / self._labelled if self._labelled else None,
         }
+
+    def _stages(self) -> list[str]:
+        """What was measured, in the order of a frame's way."""
+        return sorted(self.stages.stages, key=lambda stage: WAY.index(stage) if stage in WAY else len(WAY))
 
     def now(self) -> dict[str, Any]:
         """What is seen while it runs: figures over the latest frames; any thread may ask."""
@@ -98,7 +104,7 @@ class Record:
             "age_ms": summary(self._figures.values_ms("age")[-_NOW_OVER:]),
             "infer_ms": summary(self._figures.values_ms("infer")[-_NOW_OVER:]),
             "age_from": latest.frame.age_from if latest else None,
-            "stages_ms": {s: summary(self.stages.values_ms(s)[-_NOW_OVER:], (50,))["p50"] for s in self.stages.stages},
+            "stages_ms": {s: summary(self.stages.values_ms(s)[-_NOW_OVER:], (50,))["p50"] for s in self._stages()},
             "dropped": latest.dropped if latest else 0,
             "silent_s": (self._clock() - self._recent_ns[-1]) / 1e9 if self.frames else None,
         }

@@ -30,8 +30,8 @@ class Spans:
     def record(self, stage: str, duration_ns: int) -> None:
         """Add a pass that was measured elsewhere."""
         if stage not in self._rings:  # allocated once per stage: recording a pass then costs no memory
-            self._rings[stage] = np.zeros(self._capacity, np.int64)
             self._counts[stage] = 0
+            self._rings[stage] = np.zeros(self._capacity, np.int64)
         count = self._counts[stage]
         self._rings[stage][count % self._capacity] = duration_ns
         self._counts[stage] = count + 1
