@@ -28,6 +28,7 @@ from edgeattn.imaging import prepare
 from edgeattn.nn import build_model
 from edgeattn.nn.attention import ATTENTIONS, attend, build_attention
 from edgeattn.spec import InputSpec
+from edgeattn.timing.environment import adds_bytes_exactly
 
 GOLDEN = Path(__file__).with_name("structure.json")
 TOOLS = ("onnxruntime", "openvino", "nncf")
@@ -116,7 +117,9 @@ def test_every_mechanism_is_quantized_as_written_down(mechanism: str, tmp_path: 
     bundle = one_block(mechanism, tmp_path)
     for engine in ("onnxruntime", "openvino"):
         truth, _ = found(bundle, engine)
-        assert (truth.fell_back, truth.unasked) == ((), ())
+        assert truth.unasked == ()
+        # Without a dot product of bytes OpenVINO has no integer kernel for every shape: verify tells.
+        assert truth.fell_back == () or (engine == "openvino" and not adds_bytes_exactly())
     held = json.loads(GOLDEN.read_text(encoding="utf-8"))
     if held["versions"] == versions(*TOOLS):
         assert golden(bundle) == held["blocks"][mechanism]

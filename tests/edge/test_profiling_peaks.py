@@ -22,6 +22,6 @@ def test_this_machine_has_peaks() -> None:
     assert peaks.f32_gops > 1
     assert peaks.memory_gb_s > 0.1
     assert (peaks.bf16_gops is None) <= (not computes_bf16())
-    assert peaks.int8_gops is None or peaks.int8_gops > peaks.f32_gops / 2
+    assert peaks.int8_gops is None or peaks.int8_gops > 1
     with pytest.raises(EngineError, match="0 threads"):
         measure_peaks(threads=0)
