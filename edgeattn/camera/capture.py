@@ -62,6 +62,11 @@ class Capture:
         """How it is doing, for any thread."""
         return Status(tuple(self._changes), drops=dict(self.slot.drops), size=self._size)
 
+    @property
+    def dropped(self) -> int:
+        """Good frames that were not used."""
+        return self.slot.dropped
+
     def __enter__(self) -> Capture:
         """Start reading.
 
@@ -149,6 +154,13 @@ class Watch:
             drops = dict(self.slot.drops, backlog=skipped)
             changes = tuple(self._changes)
             return Status(changes, self._reconnects, self._stalls, self._resizes, damaged, drops, self._size)
+
+    @property
+    def dropped(self) -> int:
+        """Good frames that were not used."""
+        with self._changed:
+            connections = [reader.connection for reader in self._readers]
+            return self.slot.dropped + self._skipped + sum(each.skipped for each in connections if each is not None)
 
     def __enter__(self) -> Watch:
         """Start; returns once the first attempt has succeeded, or failed where the camera is waited for.

@@ -20,7 +20,7 @@ from edgeattn.camera.feed import Feed, Waiting
 from edgeattn.camera.pipeline import Pipeline, Result
 from edgeattn.camera.record import MEANING, Record
 from edgeattn.camera.sinks import Sink, Window
-from edgeattn.camera.state import State
+from edgeattn.camera.state import Status
 from edgeattn.errors import EdgeAttnError
 from edgeattn.timing import monotonic_ns
 
@@ -63,7 +63,7 @@ class Live:
         """The sinks, each with what waits for it."""
         self._window, self._collector, self._say = window, collector, say
         self._painter = Painter(pipeline.bundle.spec, self.record.stages)
-        self._state: State = "connecting"
+        self._status: Status | None = None
         pipeline.waiting = self._wait
         self._message, self._message_left = (HELP if window else ""), SAID_FOR_FRAMES
         for sink in sinks:
@@ -158,9 +158,8 @@ class Live:
             painting = None
             while not (screen.over or self.controls.quit):
                 newer = screen.take(_KEYS_EVERY_S)
-                if (
-                    newer is None and painting is not None
-                ):  # keys are heard, and the state is shown, while no frame comes
+                if newer is None and painting is not None:
+                    # Keys are heard, and the state is shown, while no frame comes.
                     newer = self._painting(painting.result)
                 if newer is not None:
                     painting = newer
@@ -179,18 +178,18 @@ class Live:
 
     def _tell_state(self) -> None:
         """Say it when the source's state has changed."""
-        status = self.pipeline.status
-        if status is None or status.state == self._state:
+        was, status = self._status, self.pipeline.status
+        self._status = status
+        if status is None or status.state == (was.state if was else "connecting"):
             return
-        was, self._state = self._state, status.state
-        if status.state == "live" and was != "connecting":
+        if status.state == "live" and was is not None and was.state != "connecting":
             self._say(f"{self.pipeline.source.name}: live again")
         elif status.state != "live":
             self._say(f"{self.pipeline.source.name}: {status.state} ({status.reason})")
 
     def _painting(self, result: Result) -> Painting:
         lines = [canvas.figures(result, self.record)]
-        status = self.pipeline.status
+        status = self._status
         if status is not None and status.state != "live":
             lines.append(f"{status.state} for {(monotonic_ns() - status.since_ns) / 1e9:.1f} s")
         if self._message_left > 0:

@@ -97,9 +97,8 @@ def open_stream(url: str, name: str, timeout_s: float, silent_s: float, clock: C
     Raises:
         SourceError: it does not open.
     """
-    timeout_ms = round(
-        1000 * timeout_s
-    )  # OpenCV opens one stream after the other: a silent one keeps the others waiting
+    # OpenCV opens one stream after the other: a silent one keeps the others waiting.
+    timeout_ms = round(1000 * timeout_s)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]
     with _variable("OPENCV_FFMPEG_CAPTURE_OPTIONS", _STREAM_OPTIONS):
         # Each further decoder thread would hold one frame back.

@@ -214,7 +214,7 @@ class Pipeline:
         return replace(frame, picture=np.ascontiguousarray(picture))
 
     def _dropped(self) -> int:
-        return sum((self._capture.status.drops or {}).values()) if self._capture is not None else 0
+        return self._capture.dropped if self._capture is not None else 0
 
     def _open_engine(self) -> tuple[Engine, str]:
         if self._opened_engine is not None:

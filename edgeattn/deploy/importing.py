@@ -30,8 +30,9 @@ from edgeattn.deploy.foreign import (
     output_of,
     read_graph,
 )
+from edgeattn.deploy.verify import difference
 from edgeattn.engines import NAMES, open_engine
-from edgeattn.engines.base import Engine
+from edgeattn.engines.base import Engine, infer_all
 from edgeattn.errors import DataError, EngineError, GateError, NameNotFoundError
 from edgeattn.imaging import Picture, prepare
 from edgeattn.spec import Artefact, InputSpec, Spec
@@ -229,10 +230,10 @@ def _logits(engine: Engine, spec: Spec, inputs: NDArray[np.generic]) -> NDArray[
     Raises:
         DataError: the output is no list of logits.
     """
-    given = [engine.infer(inputs[i : i + 1])[spec.output] for i in range(len(inputs))]
-    if given[0].size != len(spec.labels):
-        raise DataError(f"the output '{spec.output}' has {given[0].size} numbers for {len(spec.labels)} labels")
-    return np.concatenate([value.reshape(1, -1) for value in given]).astype(np.float32)
+    given_NK = infer_all(engine, inputs)[spec.output].reshape(len(inputs), -1)
+    if given_NK.shape[1] != len(spec.labels):
+        raise DataError(f"the output '{spec.output}' has {given_NK.shape[1]} numbers for {len(spec.labels)} labels")
+    return given_NK.astype(np.float32)
 
 
 def _as_it_came(file: Path, place: int, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -260,13 +261,13 @@ def _gates(file: Path, answers: Mapping[str, NDArray[np.float32]]) -> dict[str, 
     reference, expected = next(iter(answers.items()))
     gates = {}
     for name, given in answers.items():
-        difference = float(np.abs(given - expected).max() / max(float(np.ptp(expected)), 1e-6))
-        if not difference <= PARITY:  # not a number is no agreement either
+        differs = difference(given, expected)
+        if not differs <= PARITY:  # not a number is no agreement either
             raise GateError(
-                f"{file}: {name} answers otherwise than {reference} (by {difference:.1e} of the answers' range, "
+                f"{file}: {name} answers otherwise than {reference} (by {differs:.1e} of the answers' range, "
                 f"allowed {PARITY:.0e}); nothing was written. One of them computes an operator wrongly: try another opset"
             )
         gates[name] = {
-            "verdict": "passed", "difference": difference, "allowed": PARITY, "against": reference, "n": len(given)
+            "verdict": "passed", "difference": differs, "allowed": PARITY, "against": reference, "n": len(given)
         }  # fmt: skip
     return gates

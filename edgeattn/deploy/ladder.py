@@ -1,17 +1,4 @@
-"""The ladder: the fastest int8 that keeps accuracy and attention within their bounds, for each engine, by measuring.
-
-From the bottom, for one engine after the other:
-    all int8            everything that the engine can, the attention too
-    branch float        the attention's elementwise and reducing part and its small layers in float: the default recipe
-    full bias           NNCF's bias correction layer by layer (OpenVINO)
-    SmoothQuant         range moved from activations to weights, alpha 0.15 and 0.5 (OpenVINO)
-    attention float     the whole attention of the blocks that are off
-    block float         these blocks as a whole
-    QAT                 the weights fine-tuned with the rounding in the way
-Each try is a saved file that `verify` measures: accuracy, agreement, maps block by block, time. What does not bring it nearer
-to its bounds is not kept; the climb ends when the bounds are kept, or the time is up. Then blocks are taken back to int8, the
-mildest first, as long as the bounds are still kept and it pays in time.
-"""
+"""The ladder: tries at int8 on one bundle, each a saved file that `verify` measures: accuracy, agreement, maps, time."""
 
 from __future__ import annotations
 
@@ -26,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from rich.progress import Progress
 
 from edgeattn.bundle import Bundle, extend, sha256
 from edgeattn.deploy.export import versions
@@ -44,19 +30,10 @@ from edgeattn.deploy.recipes import (
 )
 from edgeattn.deploy.structure import node_names
 from edgeattn.deploy.verify import LEAST_RANK, MAX_LOSS, MAX_MAP_JS, verify
+from edgeattn.engines import held
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
 from edgeattn.spec import Artefact, from_json, to_json
-from edgeattn.timing.bar import progress_bar
-
-TIE = 0.95
-"""A net this much faster, as a fraction of the other's time, is worth the change; nearer than that they are equally fast."""
-GAIN = 0.98
-"""What is off must shrink below this fraction of itself for a change to be kept."""
-ALPHAS = (0.15, 0.5)
-"""SmoothQuant's strengths that are tried."""
-ENOUGH = "inside its bounds"
-"""Why a climb ends well."""
 
 Made = tuple[Artefact, dict[str, Path | bytes]]
 """An artefact and its files."""
@@ -163,30 +140,6 @@ class Ladder:
         """The default recipe, as it is."""
         return self._make(engine, self.start, tuned=False)
 
-    def climb(
-        self,
-        minutes: float,
-        tune: Callable[[], onnx.ModelProto] | None = None,
-        *,
-        engines: Sequence[str] = (),
-        progress: bool = False,
-    ) -> dict[str, Made]:
-        """Climb for each engine (default: all that there are) in about `minutes`, of which each has its share.
-
-        `tune` makes the last rung's weights.
-
-        Raises:
-            EdgeAttnError: a toolchain failed on the default recipe.
-        """
-        started, engines = time.monotonic(), engines or self.engines
-        chosen: dict[str, Made] = {}
-        with progress_bar(progress, a_second=2) as bar:
-            for i, engine in enumerate(engines):
-                left = 60.0 * minutes - (time.monotonic() - started)
-                best = _Climb(self, engine, max(0.0, left) / (len(engines) - i), tune, bar).run()
-                chosen[engine] = self._finished(engine, best)
-        return chosen
-
     def attempt(
         self, engine: str, plan: Plan, rung: str, blocks: Sequence[str] = (), *, tuned: bool = False, turn: int = 0
     ) -> Step:
@@ -233,10 +186,10 @@ class Ladder:
         Raises:
             BundleError: there are none.
         """
-        held = {a.engine for a in self.bundle.artefacts if a.precision == "float" and a.target == "cpu"}
-        if not held:
+        floats = {artefact.engine for artefact in held(self.bundle, precisions=["float"])}
+        if not floats:
             self.bundle.artefact("onnxruntime", "float")
-        return tuple(engine for engine in FILES if engine in held)
+        return tuple(engine for engine in FILES if engine in floats)
 
     def _float(self, engine: str, *, tuned: bool = False) -> Path:
         """The file that an engine's int8 is made of."""
@@ -288,7 +241,7 @@ class Ladder:
             float_ms=reference.latency_ms or math.inf,
         )
 
-    def _finished(self, engine: str, best: Step) -> Made:
+    def finished(self, engine: str, best: Step) -> Made:
         """The chosen try's files, with the climb in its recipe."""
         artefact, files = self._make(engine, best.plan, best.tuned)
         told = [step.json() for step in self.steps if step.engine == engine]
@@ -318,9 +271,9 @@ class Ladder:
             with contextlib.suppress(
                 ValueError, KeyError, EdgeAttnError
             ):  # cut off by a kill, or older: measured again
-                held = json.loads(line)
-                if held["key"] == key:
-                    return from_json(Step, held["step"])
+                known = json.loads(line)
+                if known["key"] == key:
+                    return from_json(Step, known["step"])
         return None
 
     def _remember(self, key: str, step: Step) -> None:
@@ -328,95 +281,3 @@ class Ladder:
             self.memory.parent.mkdir(parents=True, exist_ok=True)
             with self.memory.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"key": key, "step": to_json(step)}) + "\n")
-
-
-class _OutOfTimeError(Exception):
-    """The next try would not end in time."""
-
-
-class _Climb:
-    """One engine's way up."""
-
-    def __init__(
-        self, ladder: Ladder, engine: str, seconds: float, tune: Callable[[], onnx.ModelProto] | None, bar: Progress
-    ) -> None:
-        self.ladder, self.engine, self.seconds, self.tune, self.bar = ladder, engine, seconds, tune, bar
-        self.began, self.took_s, self.tuned = time.monotonic(), 0.0, False
-        self.task = bar.add_task(engine, total=seconds, note="")
-        self.best = self._keep(self._try("branch float", ladder.start))
-
-    def run(self) -> Step:
-        """The best that was found in time."""
-        with contextlib.suppress(_OutOfTimeError):
-            whole = self._try("all int8", replace(self.ladder.start, others="int8"))
-            if whole.is_inside and (not self.best.is_inside or whole.time_ratio <= TIE * self.best.time_ratio):
-                self._keep(whole)
-            self._up()
-            if not self.best.is_inside and self.tune is not None:
-                self.bar.update(self.task, note="QAT")
-                self.ladder.tuned_by(self.tune)
-                self.tuned = True
-                self._keep_better(self._try("QAT", self.best.plan))
-                self.tuned = self.best.tuned
-                if self.tuned:  # else these rungs were measured
-                    self._up()
-            self._down()
-        self.bar.update(self.task, completed=self.seconds, note=_said(self.best))
-        return self.best
-
-    def _up(self) -> None:
-        """Rung by rung, until the bounds are kept."""
-        if self.engine == "openvino":
-            self._climb_to("full bias", bias="full")
-            for alpha in ALPHAS:
-                self._climb_to(f"SmoothQuant {alpha}", smooth=alpha)
-        for rung in ("attention", "block"):
-            if self.best.is_inside or not self.best.off:
-                return
-            # Those that are off; where none is, the answers are, and the worse half of the blocks is tried.
-            worst = sorted(self.best.off, key=lambda block: -self.best.off[block])
-            blocks = [block for block in worst if self.best.off[block] > 1.0] or worst[: math.ceil(len(worst) / 2)]
-            rungs = {**self.best.plan.rungs, **{self.ladder.in_graph(block): rung for block in blocks}}
-            self._climb_to(f"{rung} float", blocks, rungs=rungs)
-
-    def _climb_to(self, rung: str, blocks: Sequence[str] = (), **changes: Any) -> None:
-        """Try a change of the best plan, where it is needed and is one."""
-        plan = replace(self.best.plan, **changes)
-        if not self.best.is_inside and plan != self.best.plan:
-            self._keep_better(self._try(rung, plan, blocks))
-
-    def _down(self) -> None:
-        """Blocks back to integers, the mildest first, where that saves time and keeps the bounds."""
-        off = next(step.off for step in self.ladder.steps if step.engine == self.engine)
-        for block in sorted(off, key=lambda name: off[name]):
-            path = self.ladder.in_graph(block)
-            if not self.best.is_inside or path not in self.best.plan.rungs:
-                continue
-            rungs = {at: rung for at, rung in self.best.plan.rungs.items() if at != path}
-            back = self._try("taken back", replace(self.best.plan, rungs=rungs), [block])
-            if back.is_inside and back.time_ratio <= self.best.time_ratio:
-                self._keep(back)
-
-    def _try(self, rung: str, plan: Plan, blocks: Sequence[str] = ()) -> Step:
-        """Measure one more; the first try needs no time left."""
-        spent = time.monotonic() - self.began
-        if spent + self.took_s > self.seconds and self.took_s:
-            raise _OutOfTimeError
-        self.bar.update(self.task, completed=spent, note=rung)
-        step = self.ladder.attempt(self.engine, plan, rung, blocks, tuned=self.tuned)
-        self.took_s = time.monotonic() - self.began - spent
-        return step
-
-    def _keep_better(self, step: Step) -> None:
-        """Go on from a step that is worth it: inside where the best is not, or nearer to the bounds."""
-        if (step.is_inside and not self.best.is_inside) or step.pull <= GAIN * self.best.pull:
-            self._keep(step)
-
-    def _keep(self, step: Step) -> Step:
-        self.best = replace(step, kept=True)
-        self.ladder.steps[self.ladder.steps.index(step)] = self.best
-        return self.best
-
-
-def _said(step: Step) -> str:
-    return f"{step.rung}: {ENOUGH if step.is_inside else f'{step.excess:.1f} times its bounds'}"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edgeattn.bundle import Bundle, write
 from edgeattn.deploy.names import WRAPPER, attending, path_of
 from edgeattn.engines import open_engine
+from edgeattn.engines.base import infer_all
 from edgeattn.spec import MapSpec
 
 PARITY = 1e-4
@@ -112,10 +113,9 @@ def _by_module(model: nn.Module, image: Array) -> dict[str, NDArray[np.float32]]
 def _answers(bundle: Bundle, name: str, inputs: Array) -> dict[str, Array]:
     engine = open_engine(bundle, engine=name, precision="float", maps=True)
     try:
-        answers = [engine.infer(inputs[i : i + 1]) for i in range(len(inputs))]
+        return infer_all(engine, inputs)
     finally:
         engine.close()
-    return {output: np.concatenate([answer[output] for answer in answers]) for output in answers[0]}
 
 
 def _difference(got: Array, wanted: Array) -> float:

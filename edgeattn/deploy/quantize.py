@@ -12,10 +12,12 @@ import onnx
 
 from edgeattn.bundle import Bundle, extend
 from edgeattn.deploy.calibration import check
+from edgeattn.deploy.climb import climb
 from edgeattn.deploy.ladder import Bounds, Ladder, Step
 from edgeattn.deploy.recipes import Plan
 from edgeattn.deploy.results import Report, gates
 from edgeattn.deploy.verify import verify
+from edgeattn.engines import held
 from edgeattn.engines.openvino import computes_bf16
 from edgeattn.errors import DataError
 from edgeattn.imaging import Picture, prepare
@@ -82,7 +84,7 @@ def quantize(
         made = (
             {engine: ladder.default(engine) for engine in ladder.engines}
             if not minutes
-            else ladder.climb(minutes, tune, progress=progress)
+            else climb(ladder, minutes, tune, progress=progress)
         )
         artefacts = tuple(artefact for artefact, _ in made.values())
         files = {name: content for _, held in made.values() for name, content in held.items()}
@@ -100,9 +102,5 @@ def quantize(
 
 
 def _in_bf16(bundle: Bundle) -> tuple[Artefact, ...]:
-    floats = [a for a in bundle.artefacts if (a.engine, a.target, a.precision) == ("openvino", "cpu", "float")]
-    return tuple(
-        dataclasses.replace(a, precision="bf16", recipe={"executed": "bf16"}, gates={})
-        for a in floats
-        if computes_bf16()
-    )
+    floats = held(bundle, ["openvino"], ["float"]) if computes_bf16() else []
+    return tuple(dataclasses.replace(a, precision="bf16", recipe={"executed": "bf16"}, gates={}) for a in floats)

@@ -30,7 +30,7 @@ from edgeattn.bundle import Bundle
 from edgeattn.deploy.results import Fidelity, Report, Result
 from edgeattn.deploy.structure import Structure, structure
 from edgeattn.engines import NAMES, held, open_artefact
-from edgeattn.engines.base import Array, Engine
+from edgeattn.engines.base import Array, Engine, infer_all
 from edgeattn.engines.choose import AGREEMENT, makers_agreement
 from edgeattn.errors import BundleError, DataError, EngineError
 from edgeattn.evaluation import classify, looking, significance
@@ -178,7 +178,7 @@ def _open(bundle: Bundle, artefact: Artefact, threads: int | None, stack: contex
 
 def _reference(bundle: Bundle, runs: Sequence[_Run], threads: int | None, stack: contextlib.ExitStack) -> _Run:
     """The float artefact that the others are compared with: ONNX Runtime's, else another that opens."""
-    floats = [a for a in bundle.artefacts if a.target == "cpu" and a.precision == "float"]
+    floats = held(bundle, precisions=["float"])
     failures = []
     for artefact in sorted(floats, key=lambda a: a.engine != "onnxruntime"):
         run = next((r for r in runs if r.artefact is artefact), None) or _open(bundle, artefact, threads, stack)
@@ -364,24 +364,24 @@ def _golden_gate(bundle: Bundle, run: _Run) -> dict[str, Any]:
     golden, spec = bundle.golden(), bundle.spec
     if not golden or not run.engine:
         return {}
-    rows = [run.engine.infer(image[None]) for image in golden["inputs"]]
-    got = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    got = infer_all(run.engine, golden["inputs"])
+    n = len(golden["inputs"])
     if not all(np.isfinite(values).all() for values in got.values()):
-        return {"verdict": "failed", "n": len(rows), "agreement": 0.0, "reason": "its outputs are not all finite"}
+        return {"verdict": "failed", "n": n, "agreement": 0.0, "reason": "its outputs are not all finite"}
     changed = int(np.sum(got[spec.output].argmax(axis=1) != golden[spec.output].argmax(axis=1)))
-    figures: dict[str, Any] = {"n": len(rows), "agreement": 1 - changed / len(rows)}
+    figures: dict[str, Any] = {"n": n, "agreement": 1 - changed / n}
     if run.artefact.precision != "float":
         allowed = 1 - AGREEMENT * makers_agreement(run.artefact)
-        return _plain(significance.proportion_gate(changed, len(rows), allowed)) | figures
-    worst = max(_difference(got[name], golden[name]) for name in got if name in golden)
+        return _plain(significance.proportion_gate(changed, n, allowed)) | figures
+    worst = max(difference(got[name], golden[name]) for name in got if name in golden)
     verdict = "passed" if worst <= GOLDEN_DIFFERENCE else "failed"
     return {"verdict": verdict, "difference": worst, "bound": GOLDEN_DIFFERENCE} | figures
 
 
-def _difference(got: Array, wanted: Array) -> float:
-    """Greatest difference as a fraction of the range."""
-    difference = np.abs(got.astype(np.float64) - wanted.astype(np.float64)).max()
-    return float(difference) / max(float(np.ptp(wanted)), 1e-6)
+def difference(got: Array, wanted: Array) -> float:
+    """Greatest difference as a fraction of the range of what was wanted; not a number where one of both is not."""
+    greatest = np.abs(got.astype(np.float64) - wanted.astype(np.float64)).max()
+    return float(greatest) / max(float(np.ptp(wanted)), 1e-6)
 
 
 def _plain(gate: Gate) -> dict[str, Any]:

@@ -103,6 +103,12 @@ def check_image(image: Array, spec: InputSpec) -> None:
         )
 
 
+def infer_all(engine: Engine, inputs: Array) -> dict[str, Array]:
+    """Run (N, ...) inputs one by one, as engines take them, and join their outputs by name."""
+    rows = [engine.infer(inputs[i : i + 1]) for i in range(len(inputs))]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
 def executed(counts: Mapping[str, int]) -> str:
     """Name what ran from the number of computing nodes (convolutions, matrix products) per precision, int8 first."""
     ran = sorted((name for name, count in counts.items() if count), key=lambda name: (name != "int8", name))

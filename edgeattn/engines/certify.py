@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.bundle import Bundle
-from edgeattn.engines import open_artefact
-from edgeattn.engines.base import Engine, wanted_outputs
+from edgeattn.engines import held, open_artefact
+from edgeattn.engines.base import Engine, infer_all, wanted_outputs
 from edgeattn.engines.kept import keep, recall
 from edgeattn.errors import BundleError, EngineError
 from edgeattn.spec import Artefact
@@ -107,7 +107,7 @@ def relative_error(found: NDArray[Any], wanted: NDArray[Any]) -> float:
 
 def _artefact(bundle: Bundle, device: str, precision: str | None) -> Artefact:
     own = [a for a in bundle.artefacts if a.engine == "openvino" and a.target == device.lower()]
-    others = [a for a in bundle.artefacts if a.engine == "openvino" and a.target == "cpu" and a.precision != "bf16"]
+    others = held(bundle, ["openvino"], ["float", "int8"])
     order = sorted(others, key=lambda a: not (a.precision == "int8" and a.verdict == "passed"))
     for artefact in [*own, *order]:
         if precision in (None, artefact.precision):
@@ -124,12 +124,10 @@ def _compare(
 ) -> Certificate:
     processor = open_artefact(bundle, replace(artefact, target="cpu"), maps=maps)
     try:
-        theirs = [opened.infer(inputs[i : i + 1]) for i in range(len(inputs))]
-        ours = [processor.infer(inputs[i : i + 1]) for i in range(len(inputs))]
+        found, wanted = infer_all(opened, inputs), infer_all(processor, inputs)
     finally:
         processor.close()
     names = wanted_outputs(bundle.spec, maps=maps)
-    found, wanted = ({name: np.concatenate([row[name] for row in rows]) for name in names} for rows in (theirs, ours))
     errors = {name: relative_error(found[name], wanted[name]) for name in names}
     answers = (values[bundle.spec.output].reshape(len(inputs), -1).argmax(1) for values in (found, wanted))
     told = opened.details

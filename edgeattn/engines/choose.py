@@ -17,7 +17,7 @@ import numpy as np
 
 from edgeattn.bundle import Bundle
 from edgeattn.engines import check_names, held, open_artefact
-from edgeattn.engines.base import Array, Engine, checked_threads
+from edgeattn.engines.base import Array, Engine, checked_threads, infer_all
 from edgeattn.engines.kept import keep, recall
 from edgeattn.errors import BundleError, EngineError
 from edgeattn.spec import Artefact, Spec, weight_bits
@@ -191,7 +191,7 @@ def golden_agreement(engine: Engine, golden: Mapping[str, Array], spec: Spec) ->
     """
     if not golden:
         return 1.0
-    given = np.concatenate([engine.infer(image[None])[spec.output] for image in golden["inputs"]])
+    given = infer_all(engine, golden["inputs"])[spec.output]
     if not np.isfinite(given).all():
         return 0.0
     return float(np.mean(given.argmax(axis=1) == golden[spec.output].argmax(axis=1)))

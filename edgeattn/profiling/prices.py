@@ -96,11 +96,10 @@ def price(bundle: Bundle, reference: Bundle, *, threads: int | None = 1, rounds:
         with contextlib.suppress(BundleError), contextlib.ExitStack() as stack:
             opened: dict[tuple[str, str], Engine] = {}
             for role, each in (("it", bundle), ("none", reference)):
-                for artefact in each.artefacts:
-                    if artefact.engine == name and artefact.target == "cpu":
-                        engine = engines.open_artefact(each, artefact, threads=threads)
-                        stack.callback(engine.close)
-                        opened[role, artefact.precision] = engine
+                for artefact in engines.held(each, [name]):
+                    engine = engines.open_artefact(each, artefact, threads=threads)
+                    stack.callback(engine.close)
+                    opened[role, artefact.precision] = engine
             if ("it", "float") not in opened or ("none", "float") not in opened:
                 continue
             times = _in_turns(opened, image, rounds)

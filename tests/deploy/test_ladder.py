@@ -13,6 +13,7 @@ from disc_ladder import CALIBRATION, VALIDATION, a_ladder
 from edgeattn.bundle import Bundle, extend, load
 from edgeattn.deploy import ladder as module
 from edgeattn.deploy import quantize
+from edgeattn.deploy.climb import climb
 from edgeattn.deploy.export import Deployed, to_onnx
 from edgeattn.deploy.ladder import Bounds
 from edgeattn.deploy.names import path_of
@@ -32,7 +33,7 @@ def quantized_paths(file: Path) -> set[str]:
 
 def test_loose_bounds_are_kept_by_the_lowest_rungs(eca_bundle: Bundle, tmp_path: Path) -> None:
     ladder = a_ladder(eca_bundle, tmp_path / "s", Bounds(loss=0.5, map_js=10.0, rank=-1.0))
-    made = ladder.climb(5.0)
+    made = climb(ladder, 5.0)
     assert [(step.engine, step.rung) for step in ladder.steps] == [
         (engine, rung) for engine in ("onnxruntime", "openvino") for rung in ("branch float", "all int8")
     ]
@@ -50,7 +51,7 @@ def test_blocks_that_are_off_get_float_attention_and_the_second_climb_remembers(
     """Bounds that int8 cannot keep: all rungs are tried, each nearer, and what is left in float is in the file."""
     tight, memory = Bounds(map_js=1e-9, rank=1.0 - 1e-9), tmp_path / "ladder.jsonl"
     ladder = a_ladder(eca_bundle, tmp_path / "s", tight, memory)
-    made = ladder.climb(5.0, engines=ORT)
+    made = climb(ladder, 5.0, engines=ORT)
     assert [step.rung for step in ladder.steps] == ["branch float", "all int8", "attention float", "block float"]
     kept = [step for step in ladder.steps if step.kept]
     pulls = [step.pull for step in kept]
@@ -71,7 +72,7 @@ def test_blocks_that_are_off_get_float_attention_and_the_second_climb_remembers(
 
     monkeypatch.setattr(module, "verify", measured_again)
     again = a_ladder(eca_bundle, tmp_path / "s2", tight, memory)
-    assert again.climb(5.0, engines=ORT)["onnxruntime"][0].recipe["blocks"] == dict(best.plan.rungs)
+    assert climb(again, 5.0, engines=ORT)["onnxruntime"][0].recipe["blocks"] == dict(best.plan.rungs)
     assert [replace(s, seconds=0) for s in again.steps] == [replace(s, seconds=0) for s in ladder.steps]
 
 
@@ -94,10 +95,10 @@ def test_fine_tuning_is_the_last_rung_and_is_asked_for_when_needed_alone(
         return to_onnx(Deployed(eca_run.model), eca_bundle.spec)
 
     easy = a_ladder(eca_bundle, tmp_path / "easy", Bounds(loss=0.5, map_js=10.0, rank=-1.0))
-    easy.climb(5.0, tune, engines=ORT)
+    climb(easy, 5.0, tune, engines=ORT)
     assert not asked
     hard = a_ladder(eca_bundle, tmp_path / "hard", Bounds(map_js=1e-9))
-    hard.climb(5.0, tune, engines=ORT)
+    climb(hard, 5.0, tune, engines=ORT)
     assert len(asked) == 1
     rungs = [step.rung for step in hard.steps]
     assert rungs.index("QAT") > rungs.index("block float")
@@ -115,7 +116,7 @@ def test_a_rung_whose_toolchain_fails_is_told_and_passed_over(
 
     monkeypatch.setattr(module, "quantize_for", fails)
     ladder = a_ladder(eca_bundle, tmp_path / "s", Bounds(map_js=1e-9))
-    ladder.climb(5.0, engines=("openvino",))
+    climb(ladder, 5.0, engines=("openvino",))
     failed = next(step for step in ladder.steps if step.rung == "full bias")
     assert (failed.failure, failed.kept, failed.is_inside) == ("not today", False, False)
     assert (failed.json()["excess"], failed.json()["plan"]["bias"]) == (None, "full")

@@ -1,0 +1,154 @@
+"""The climb: rung by rung from the bottom of the ladder, for one engine after the other.
+
+    all int8            everything that the engine can, the attention too
+    branch float        the attention's elementwise and reducing part and its small layers in float: the default recipe
+    full bias           NNCF's bias correction layer by layer (OpenVINO)
+    SmoothQuant         range moved from activations to weights, alpha 0.15 and 0.5 (OpenVINO)
+    attention float     the whole attention of the blocks that are off
+    block float         these blocks as a whole
+    QAT                 the weights fine-tuned with the rounding in the way
+What does not bring a try nearer to its bounds is not kept; the climb ends when the bounds are kept, or the time is up. Then
+blocks are taken back to int8, the mildest first, as long as the bounds are still kept and it pays in time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import onnx
+from rich.progress import Progress
+
+from edgeattn.deploy.ladder import Ladder, Made, Step
+from edgeattn.deploy.recipes import Plan
+from edgeattn.timing.bar import progress_bar
+
+TIE = 0.95
+"""A net this much faster, as a fraction of the other's time, is worth the change; nearer than that they are equally fast."""
+GAIN = 0.98
+"""What is off must shrink below this fraction of itself for a change to be kept."""
+ALPHAS = (0.15, 0.5)
+"""SmoothQuant's strengths that are tried."""
+ENOUGH = "inside its bounds"
+"""Why a climb ends well."""
+
+
+def climb(
+    ladder: Ladder,
+    minutes: float,
+    tune: Callable[[], onnx.ModelProto] | None = None,
+    *,
+    engines: Sequence[str] = (),
+    progress: bool = False,
+) -> dict[str, Made]:
+    """Climb for each engine (default: all that there are) in about `minutes`, of which each has its share.
+
+    `tune` makes the last rung's weights.
+
+    Raises:
+        EdgeAttnError: a toolchain failed on the default recipe.
+    """
+    started, engines = time.monotonic(), engines or ladder.engines
+    chosen: dict[str, Made] = {}
+    with progress_bar(progress, a_second=2) as bar:
+        for i, engine in enumerate(engines):
+            left = 60.0 * minutes - (time.monotonic() - started)
+            best = _Climb(ladder, engine, max(0.0, left) / (len(engines) - i), tune, bar).run()
+            chosen[engine] = ladder.finished(engine, best)
+    return chosen
+
+
+class _OutOfTimeError(Exception):
+    """The next try would not end in time."""
+
+
+class _Climb:
+    """One engine's way up."""
+
+    def __init__(
+        self, ladder: Ladder, engine: str, seconds: float, tune: Callable[[], onnx.ModelProto] | None, bar: Progress
+    ) -> None:
+        self.ladder, self.engine, self.seconds, self.tune, self.bar = ladder, engine, seconds, tune, bar
+        self.began, self.took_s, self.tuned = time.monotonic(), 0.0, False
+        self.task = bar.add_task(engine, total=seconds, note="")
+        self.best = self._keep(self._try("branch float", ladder.start))
+
+    def run(self) -> Step:
+        """The best that was found in time."""
+        with contextlib.suppress(_OutOfTimeError):
+            whole = self._try("all int8", replace(self.ladder.start, others="int8"))
+            if whole.is_inside and (not self.best.is_inside or whole.time_ratio <= TIE * self.best.time_ratio):
+                self._keep(whole)
+            self._up()
+            if not self.best.is_inside and self.tune is not None:
+                self.bar.update(self.task, note="QAT")
+                self.ladder.tuned_by(self.tune)
+                self.tuned = True
+                self._keep_better(self._try("QAT", self.best.plan))
+                self.tuned = self.best.tuned
+                if self.tuned:  # else these rungs were measured
+                    self._up()
+            self._down()
+        self.bar.update(self.task, completed=self.seconds, note=_said(self.best))
+        return self.best
+
+    def _up(self) -> None:
+        """Rung by rung, until the bounds are kept."""
+        if self.engine == "openvino":
+            self._climb_to("full bias", bias="full")
+            for alpha in ALPHAS:
+                self._climb_to(f"SmoothQuant {alpha}", smooth=alpha)
+        for rung in ("attention", "block"):
+            if self.best.is_inside or not self.best.off:
+                return
+            # Those that are off; where none is, the answers are, and the worse half of the blocks is tried.
+            worst = sorted(self.best.off, key=lambda block: -self.best.off[block])
+            blocks = [block for block in worst if self.best.off[block] > 1.0] or worst[: math.ceil(len(worst) / 2)]
+            rungs = {**self.best.plan.rungs, **{self.ladder.in_graph(block): rung for block in blocks}}
+            self._climb_to(f"{rung} float", blocks, rungs=rungs)
+
+    def _climb_to(self, rung: str, blocks: Sequence[str] = (), **changes: Any) -> None:
+        """Try a change of the best plan, where it is needed and is one."""
+        plan = replace(self.best.plan, **changes)
+        if not self.best.is_inside and plan != self.best.plan:
+            self._keep_better(self._try(rung, plan, blocks))
+
+    def _down(self) -> None:
+        """Blocks back to integers, the mildest first, where that saves time and keeps the bounds."""
+        off = next(step.off for step in self.ladder.steps if step.engine == self.engine)
+        for block in sorted(off, key=lambda name: off[name]):
+            path = self.ladder.in_graph(block)
+            if not self.best.is_inside or path not in self.best.plan.rungs:
+                continue
+            rungs = {at: rung for at, rung in self.best.plan.rungs.items() if at != path}
+            back = self._try("taken back", replace(self.best.plan, rungs=rungs), [block])
+            if back.is_inside and back.time_ratio <= self.best.time_ratio:
+                self._keep(back)
+
+    def _try(self, rung: str, plan: Plan, blocks: Sequence[str] = ()) -> Step:
+        """Measure one more; the first try needs no time left."""
+        spent = time.monotonic() - self.began
+        if spent + self.took_s > self.seconds and self.took_s:
+            raise _OutOfTimeError
+        self.bar.update(self.task, completed=spent, note=rung)
+        step = self.ladder.attempt(self.engine, plan, rung, blocks, tuned=self.tuned)
+        self.took_s = time.monotonic() - self.began - spent
+        return step
+
+    def _keep_better(self, step: Step) -> None:
+        """Go on from a step that is worth it: inside where the best is not, or nearer to the bounds."""
+        if (step.is_inside and not self.best.is_inside) or step.pull <= GAIN * self.best.pull:
+            self._keep(step)
+
+    def _keep(self, step: Step) -> Step:
+        self.best = replace(step, kept=True)
+        self.ladder.steps[self.ladder.steps.index(step)] = self.best
+        return self.best
+
+
+def _said(step: Step) -> str:
+    return f"{step.rung}: {ENOUGH if step.is_inside else f'{step.excess:.1f} times its bounds'}"
