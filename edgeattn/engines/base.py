@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,17 @@ Array = NDArray[np.generic]
 
 MOST_THREADS = 4
 """Most threads taken unasked: small nets gain little beyond, and capture, decoding and drawing want cores too."""
+
+
+class Layer(NamedTuple):
+    """One node of a graph as it is executed."""
+
+    names: tuple[str, ...]
+    """Of the file's nodes that went into it."""
+    kind: str
+    """Type, in the engine's words."""
+    precision: str
+    """What it computes in: `int8`, `f32`, `bf16`, ...; `convert`: it goes from float to integers or back."""
 
 
 class Engine(Protocol):
@@ -35,6 +47,10 @@ class Engine(Protocol):
     @property
     def executed_precision(self) -> str:
         """What the engine executes, as far as it says: `f32`, `bf16`, `int8`, `int8+f32`, ...; found out when asked."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The graph as it is executed, node by node; empty where the device does not show it."""
 
     @property
     def nodes(self) -> Mapping[str, Mapping[str, int]]:
@@ -107,6 +123,15 @@ def infer_all(engine: Engine, inputs: Array) -> dict[str, Array]:
     """Run (N, ...) inputs one by one, as engines take them, and join their outputs by name."""
     rows = [engine.infer(inputs[i : i + 1]) for i in range(len(inputs))]
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def counted(layers: Iterable[Layer], moving: Collection[str]) -> dict[str, dict[str, int]]:
+    """Layers by precision and type, without the types that only move numbers."""
+    counts: dict[str, collections.Counter[str]] = {}
+    for layer in layers:
+        if layer.kind not in moving:
+            counts.setdefault(layer.precision, collections.Counter())[layer.kind] += 1
+    return {precision: dict(kinds) for precision, kinds in counts.items()}
 
 
 def executed(counts: Mapping[str, int]) -> str:

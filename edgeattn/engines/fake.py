@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeattn.engines.base import Array, check_image
+from edgeattn.engines.base import Array, Layer, check_image
 from edgeattn.errors import EngineError
 from edgeattn.spec import Spec
 
@@ -41,6 +41,7 @@ class FakeEngine:
         """
         self.precision, self.threads = precision, threads
         self.executed_precision = "int8" if precision == "int8" else "f32"
+        self.layers: tuple[Layer, ...] = ()
         self.nodes: Mapping[str, Mapping[str, int]] = {}
         self.integer_layers: frozenset[str] = frozenset()
         self.details: Mapping[str, Any] = {"version": "fake", "device": "none"}

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import collections
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn.engines.base import Array, check_image, check_outputs, checked_threads, executed, wanted_outputs
+from edgeattn.engines.base import (
+    Array,
+    Layer,
+    check_image,
+    check_outputs,
+    checked_threads,
+    counted,
+    executed,
+    wanted_outputs,
+)
 from edgeattn.errors import EngineError
 from edgeattn.spec import Spec
 
@@ -33,6 +41,9 @@ MOVING = frozenset(
     {"Cast", "Concat", "Gather", "Identity", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 )
 """Nodes that only move numbers."""
+
+SETTINGS: Mapping[str, Any] = {"streams": 1, "pinning": False, "spinning": False}
+"""How the threads of every session run."""
 
 NUMBERED = re.compile(r"_token_\d+$")
 """What ONNX Runtime puts behind the name of a node that it has fused."""
@@ -81,8 +92,13 @@ class OnnxRuntimeEngine:
         check_outputs(file, self._outputs, [output.name for output in self._session.get_outputs()])
         if [given.name for given in self._session.get_inputs()] != [spec.input.name]:
             raise EngineError(f"{file} does not take '{spec.input.name}' as its one input; export the bundle again")
-        self._optimized_nodes: Sequence[tuple[str, str]] | None = None
-        self.details: Mapping[str, Any] = {"version": onnxruntime.__version__, "device": "CPU", "file": file.name}
+        self._layers: tuple[Layer, ...] | None = None
+        self.details: Mapping[str, Any] = {
+            "version": onnxruntime.__version__,
+            "device": "CPU",
+            "file": file.name,
+            **SETTINGS,
+        }
 
     def infer(self, image: Array) -> dict[str, Array]:
         """Run one batch; see `base.Engine.infer`."""
@@ -100,31 +116,27 @@ class OnnxRuntimeEngine:
         self._session = None
 
     @property
-    def nodes(self) -> dict[str, dict[str, int]]:
-        """As `base.Engine.nodes`, by the graph as ONNX Runtime optimized it; `convert`: from and to integers."""
-        counts: dict[str, collections.Counter[str]] = {}
-        for kind in (kind for kind, _ in self._optimized() if kind not in MOVING):
-            quantized = kind in INTEGER or kind.startswith("QLinear")
-            precision = "int8" if quantized else "convert" if kind in CONVERTING else "f32"
-            counts.setdefault(precision, collections.Counter())[kind] += 1
-        return {precision: dict(kinds) for precision, kinds in counts.items()}
-
-    @property
-    def integer_layers(self) -> frozenset[str]:
-        """As `base.Engine.integer_layers`."""
-        return frozenset(NUMBERED.sub("", name) for kind, name in self._optimized() if kind in INTEGER)
-
-    def _optimized(self) -> Sequence[tuple[str, str]]:
-        """Types and names of the nodes of the graph as ONNX Runtime optimized it."""
-        if self._optimized_nodes is None:
+    def layers(self) -> tuple[Layer, ...]:
+        """As `base.Engine.layers`, of the graph as ONNX Runtime optimized it."""
+        if self._layers is None:
             import onnx
 
             with tempfile.TemporaryDirectory() as folder:
                 optimized = Path(folder, "optimized.onnx")
                 self._open(self._model, save_as=optimized)
                 graph = onnx.load(optimized, load_external_data=False).graph
-                self._optimized_nodes = [(node.op_type, node.name) for node in graph.node]
-        return self._optimized_nodes
+                self._layers = tuple(_layer(node.op_type, node.name) for node in graph.node)
+        return self._layers
+
+    @property
+    def nodes(self) -> dict[str, dict[str, int]]:
+        """As `base.Engine.nodes`."""
+        return counted(self.layers, MOVING)
+
+    @property
+    def integer_layers(self) -> frozenset[str]:
+        """As `base.Engine.integer_layers`."""
+        return frozenset(layer.names[0] for layer in self.layers if layer.kind in INTEGER)
 
     @property
     def executed_precision(self) -> str:
@@ -148,6 +160,11 @@ class OnnxRuntimeEngine:
         return onnxruntime.InferenceSession(
             model, options, providers=["CPUExecutionProvider"], disabled_optimizers=UNWANTED_OPTIMIZERS
         )
+
+
+def _layer(kind: str, name: str) -> Layer:
+    quantized = kind in INTEGER or kind.startswith("QLinear")
+    return Layer((NUMBERED.sub("", name),), kind, "int8" if quantized else "convert" if kind in CONVERTING else "f32")
 
 
 def only_outputs(file: Path, outputs: Sequence[str]) -> bytes:

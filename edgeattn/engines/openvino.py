@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,12 @@ import numpy as np
 
 from edgeattn.engines.base import (
     Array,
+    Layer,
     cache_dir,
     check_image,
     check_outputs,
     checked_threads,
+    counted,
     executed,
     wanted_outputs,
 )
@@ -30,6 +31,10 @@ MOVING = frozenset(
     {"Const", "Input", "Output", "Reorder", "Reshape", "Transpose", "Concatenation", "Split", "StridedSlice"}
 )
 """Layer types that only move numbers."""
+
+
+SETTINGS: Mapping[str, Any] = {"streams": 1, "pinning": False, "spinning": "OpenVINO's own"}
+"""How a processor's threads run: pinned ones fight with capture and drawing for the same cores."""
 
 
 class OpenVinoEngine:
@@ -99,6 +104,7 @@ class OpenVinoEngine:
             "device_name": _property(core, device, "FULL_DEVICE_NAME"),
             "driver": "" if device == "CPU" else _property(core, device, "NPU_DRIVER_VERSION"),
             "compile_ms": compile_ms,
+            **(SETTINGS if device == "CPU" else {}),
             "from_cache": bool(self._compiled.get_property("LOADED_FROM_CACHE")),
         }
 
@@ -133,28 +139,33 @@ class OpenVinoEngine:
         return self._executed
 
     @property
+    def layers(self) -> tuple[Layer, ...]:
+        """As `base.Engine.layers`."""
+        with contextlib.suppress(RuntimeError):  # not every device shows what it made of the graph
+            return tuple(map(_layer, self._compiled.get_runtime_model().get_ordered_ops()))
+        return ()
+
+    @property
     def nodes(self) -> dict[str, dict[str, int]]:
         """As `base.Engine.nodes`."""
-        with contextlib.suppress(RuntimeError):  # not every device shows what it made of the graph
-            return _layers(self._compiled)
-        return {}
+        return counted(self.layers, MOVING)
 
     @property
     def integer_layers(self) -> frozenset[str]:
         """As `base.Engine.integer_layers`."""
         return frozenset(
-            layer_name(names[0])
-            for kind, precision, names in _executed(self._compiled)
-            if kind in COMPUTING and precision == "int8" and names
+            layer_name(layer.names[0])
+            for layer in self.layers
+            if layer.kind in COMPUTING and layer.precision == "int8" and layer.names
         )
 
     def _properties(self, device: str, hint: str) -> dict[str, Any]:
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         if device == "CPU":
             properties |= {
-                "NUM_STREAMS": 1,
+                "NUM_STREAMS": SETTINGS["streams"],
                 "INFERENCE_NUM_THREADS": self.threads,
-                "ENABLE_CPU_PINNING": False,  # pinned threads fight with capture and drawing for the same cores
+                "ENABLE_CPU_PINNING": SETTINGS["pinning"],
             }
         return properties
 
@@ -208,22 +219,11 @@ def _compile(core: Any, model: Any, device: str, properties: dict[str, Any]) -> 
     return core.compile_model(model, device, properties)
 
 
-def _executed(compiled: Any) -> Iterator[tuple[str, str, list[str]]]:
-    """Layers of a compiled model: type, precision, and the names of the layers of the file that went into each."""
-    for layer in compiled.get_runtime_model().get_ordered_ops():
-        info = {name: value.astype(str) for name, value in layer.get_rt_info().items()}
-        precision = info["runtimePrecision"]
-        names = [name for name in info.get("originalLayersNames", "").split(",") if name]
-        yield info.get("layerType", "Const"), "int8" if precision in ("u8", "i8") else precision, names
-
-
-def _layers(compiled: Any) -> dict[str, dict[str, int]]:
-    """Layers of a compiled model that work on numbers, counted by precision and type."""
-    counts: dict[str, collections.Counter[str]] = {}
-    for kind, precision, _ in _executed(compiled):
-        if kind not in MOVING:
-            counts.setdefault(precision, collections.Counter())[kind] += 1
-    return {precision: dict(kinds) for precision, kinds in counts.items()}
+def _layer(op: Any) -> Layer:
+    info = {name: value.astype(str) for name, value in op.get_rt_info().items()}
+    precision = info["runtimePrecision"]
+    names = tuple(name for name in info.get("originalLayersNames", "").split(",") if name)
+    return Layer(names, info.get("layerType", "Const"), "int8" if precision in ("u8", "i8") else precision)
 
 
 def layer_name(name: str) -> str:
