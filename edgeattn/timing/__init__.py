@@ -1,6 +1,6 @@
 """Clock, spans, statistics and the record of the machine: what every measuring verb shares."""
 
-from edgeattn.timing.clock import NS_PER_MS, Clock, monotonic_ns
+from edgeattn.timing.clock import NS_PER_MS, Clock, monotonic_ns, thread_ns
 from edgeattn.timing.environment import environment, processor_key, usable_cores
 from edgeattn.timing.spans import Spans
 from edgeattn.timing.statistics import SAMPLE_FLOORS, summary, text
@@ -15,5 +15,6 @@ __all__ = [
     "processor_key",
     "summary",
     "text",
+    "thread_ns",
     "usable_cores",
 ]

@@ -11,5 +11,8 @@ Clock = Callable[[], int]
 monotonic_ns: Clock = time.monotonic_ns
 """The clock of this machine; on Linux the one that kernel and cameras stamp frames with."""
 
+thread_ns: Clock = time.thread_time_ns
+"""Processor time of the thread that asks."""
+
 NS_PER_MS = 1_000_000
 """Nanoseconds in a millisecond."""

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeattn.timing import SAMPLE_FLOORS, Spans, environment, pressure, processor_key, summary, text, usable_cores
+from edgeattn.timing.memory import memory
 from edgeattn.timing.pressure import Pressure
 
 
@@ -90,6 +91,25 @@ def test_ring_keeps_the_latest_in_order() -> None:
         assert spans.latest_ms()["infer"] == ms
     assert spans.count("infer") == 10
     assert spans.values_ms("infer").tolist() == [6, 7, 8, 9]
+
+
+def test_a_thread_clock_tells_computing_from_waiting() -> None:
+    spans = Spans(ticking(5_000_000), capacity=2, thread_clock=ticking(2_000_000))
+    for _ in range(3):
+        with spans("infer"):
+            pass
+    assert spans.values_ms("infer").tolist() == [5.0, 5.0]
+    assert spans.thread_ms("infer").tolist() == [2.0, 2.0]
+    assert spans.starts_ns("infer").tolist() == [10_000_000, 20_000_000]
+    assert Spans().thread_ms("infer").size == Spans().starts_ns("infer").size == 0
+
+
+def test_a_sleeping_stage_computes_nothing() -> None:
+    spans = Spans(thread_clock=time.thread_time_ns)
+    with spans("sleep"):
+        time.sleep(0.02)
+    assert spans.values_ms("sleep")[0] >= 20
+    assert spans.thread_ms("sleep")[0] < spans.values_ms("sleep")[0] / 2
 
 
 def test_values_of_an_unknown_stage_are_empty_and_clear_forgets() -> None:
@@ -183,3 +203,17 @@ def test_pressure_counters_grow() -> None:
     assert after.at_ns > before.at_ns
     if before.waited_ns is not None and after.waited_ns is not None:
         assert after.waited_ns >= before.waited_ns
+
+
+def test_memory_is_of_this_process() -> None:
+    before = memory()
+    held = np.ones(20_000_000 // 8)
+    after = memory()
+    assert held.nbytes / 1e6 <= after["rss_mb"] - before["rss_mb"] + 5  # type: ignore[operator]
+    for name, told in after.items():
+        assert told == "unavailable" or 5 < float(told) < 100_000, name
+
+
+def test_memory_that_is_not_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys.modules["edgeattn.timing.memory"], "_SELF", tmp_path)
+    assert memory()["pss_mb"] == memory()["peak_rss_mb"] == "unavailable"
