@@ -45,11 +45,13 @@ def run(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder, or its name in the zoo.")],
     *,
     source: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            help="Camera number, rtsp:// or http:// stream, video, picture, folder; env:NAME reads it from a variable; test."
+            help="Camera number (default: 0), rtsp:// or http:// stream, video, picture, folder; env:NAME reads it from a "
+            "variable; test. Several cameras: --source A --source B.",
+            show_default=False,
         ),
-    ] = "0",
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: the fastest here.")] = None,
     precision: Annotated[str | None, typer.Option(help="float, bf16 or int8; default: the fastest here.")] = None,
     device: Annotated[
@@ -95,7 +97,10 @@ def run(
     if web is not None:
         from edgeattn.camera.web import Web
     asked = _asked(sink) or (["none"] if web is not None else None)
-    loaded, opened = load(bundle), open_source(source, realtime=realtime)
+    loaded, sources = load(bundle), [open_source(each, realtime=realtime) for each in source or ["0"]]
+    opened = sources[0]
+    if collect is not None and len(sources) > 1:
+        raise EdgeAttnError("--collect saves one camera's frames; give it one --source")
     names, notices = _possible(asked)
     files = _files(names, out, opened)
     if maps and not loaded.spec.maps:
@@ -104,7 +109,7 @@ def run(
         maps = "window" in names or "mp4" in names or web is not None
     pipeline = Pipeline(
         loaded,
-        opened,
+        sources,
         engine=engine,
         precision=precision,
         device=device,
@@ -142,9 +147,9 @@ def run(
                 live.run(max_frames)
             finally:
                 live.close()
-                report = _report(live.record, pipeline, live.feeds)
+                report = _report(live.record, pipeline, live.feeds) | {"sources": live.by_source()}
                 failed = [feed.error for feed in live.feeds if feed.error]
-        if not report and pipeline.status is not None:  # interrupted while the source was being waited for
+        if not report and pipeline.statuses:  # interrupted while the source was being waited for
             report = _report(Record(), pipeline, ())
     finally:
         if report:
@@ -231,14 +236,14 @@ def _report(record: Record, pipeline: Pipeline, feeds: Sequence[Feed]) -> dict[s
     return {
         "schema": SCHEMA,
         "bundle": pipeline.bundle.name,
-        "source": pipeline.source.name,
+        "source": ", ".join(each.name for each in pipeline.sources),
         "engine": engine.name,
         "precision": engine.precision,
         "executed_precision": engine.executed_precision,
         "device": dict(engine.details) | {"certificate": to_json(pipeline.certificate)},
         "threads": engine.threads,
         "maps": pipeline.maps,
-        **record.report(pipeline.status),
+        **record.report(pipeline.statuses),
         "sinks": [
             {"name": feed.sink.name, "written": feed.written, "dropped": feed.dropped, "failed": feed.error is not None}
             for feed in feeds
@@ -253,6 +258,8 @@ def _finish(report: dict[str, Any], say: Callable[[str], None], json: Path | Non
     from edgeattn.timing import environment
 
     say(sentence(report))
+    for each in report.get("sources", []):
+        say(f"  {each['source']}: {sentence(each)}")
     skipped = getattr(source, "skipped", [])
     for _, reason in skipped:
         say(f"skipped {reason}")
