@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 from edgeattn.bundle import Bundle
 from edgeattn.engines.base import Array, Engine, default_threads
@@ -48,15 +49,17 @@ def open_engine(
     return open_artefact(bundle, bundle.artefact(engine, precision), threads=threads, maps=maps)
 
 
-def open_artefact(bundle: Bundle, artefact: Artefact, *, threads: int | None = None, maps: bool = False) -> Engine:
-    """Open one artefact with the engine that it was made for, on the device that it was made for.
+def open_artefact(
+    bundle: Bundle, artefact: Artefact, *, threads: int | None = None, maps: bool = False, file: Path | None = None
+) -> Engine:
+    """Open one artefact, or another file in its place, with the engine and on the device that it was made for.
 
     Raises:
         NameNotFoundError: no engine has the artefact's name.
         EngineError: the engine cannot load the file.
     """
     check_names(artefact.engine, artefact.precision)
-    file = bundle.file(artefact)
+    file = file or bundle.file(artefact)
     if artefact.engine == "openvino":
         from edgeattn.engines.openvino import OpenVinoEngine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -30,6 +30,23 @@ class Layer(NamedTuple):
     """Type, in the engine's words."""
     precision: str
     """What it computes in: `int8`, `f32`, `bf16`, ...; `convert`: it goes from float to integers or back."""
+
+
+Grouping = Callable[[Sequence[Layer], Sequence[Sequence[int]]], Sequence[str]]
+"""Names the group of each node of a graph, from the nodes and, for each, the places of those whose outputs it reads."""
+
+
+class Counted(NamedTuple):
+    """Times of groups of nodes."""
+
+    nodes: tuple[Layer, ...]
+    """What is executed."""
+    groups: tuple[str, ...]
+    """The group of each node."""
+    ms: Mapping[str, float]
+    """Time of each group in one inference."""
+    whole_ms: float
+    """Time of one inference of the engine as it is, in turns with the counting."""
 
 
 class Engine(Protocol):
@@ -65,6 +82,13 @@ class Engine(Protocol):
 
         Raises:
             EngineError: the input has another shape or type, the engine failed, or it is closed.
+        """
+
+    def count(self, image: Array, grouping: Grouping, turns: int = 40) -> Counted:
+        """Time groups of nodes, on a copy of the model that is made for it.
+
+        Raises:
+            EngineError: the engine or its device does not tell the times of parts.
         """
 
     def close(self) -> None:

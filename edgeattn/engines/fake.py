@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeattn.engines.base import Array, Layer, check_image
+from edgeattn.engines.base import Array, Counted, Grouping, Layer, check_image
 from edgeattn.errors import EngineError
 from edgeattn.spec import Spec
 
@@ -67,6 +67,14 @@ class FakeEngine:
         if delay_ms > 0:
             self._sleep(delay_ms / 1000)
         return {name: np.array(value) for name, value in outputs.items()}
+
+    def count(self, image: Array, grouping: Grouping, turns: int = 0) -> Counted:
+        """It has no nodes to count.
+
+        Raises:
+            EngineError: always.
+        """
+        raise EngineError("a fake engine has no nodes; profile a real one")
 
     def close(self) -> None:
         """Refuse further calls."""

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgeattn.engines.base import (
     Array,
+    Counted,
+    Grouping,
     Layer,
     check_image,
     check_outputs,
@@ -111,6 +116,69 @@ class OnnxRuntimeEngine:
             raise EngineError(f"{self._file}: onnxruntime failed to run it ({_line(error)})") from error
         return dict(zip(self._outputs, values, strict=True))
 
+    def count(self, image: Array, grouping: Grouping, turns: int = 40) -> Counted:
+        """As `base.Engine.count`: the optimized graph is run to the end of each group, all in turns.
+
+        A group's time is what the graph takes longer with it. ONNX Runtime's own profiler takes several microseconds a
+        node, more than a small net's nodes themselves.
+        """
+        optimized = self._optimized()
+        nodes = self._named(optimized)
+        makes = {output: i for i, node in enumerate(optimized.graph.node) for output in node.output if output}
+        reads = [[makes[name] for name in _reads(node) if name in makes] for node in optimized.graph.node]
+        groups = tuple(grouping(nodes, reads))
+        order = in_groups(reads, groups)
+        ends = [i + 1 for i, at in enumerate(order) if i + 1 == len(order) or groups[at] != groups[order[i + 1]]]
+        sessions = [self._session_of(optimized, order[:end]) for end in ends]
+        times = np.zeros((turns, len(ends) + 1))
+        for turn in range(turns):
+            for i, session in enumerate((*sessions, None)):
+                for _ in range(2):  # the first finds the other's caches
+                    began = time.perf_counter()
+                    if session is None:
+                        self.infer(image)
+                    else:
+                        session.run(None, {self._input.name: image})
+                    times[turn, i] = 1000.0 * (time.perf_counter() - began)
+        least = times.min(axis=0).tolist()  # a difference of two medians would hold the noise of both
+        until = [0.0, *least[:-1]]
+        ms = dict.fromkeys(groups, 0.0)
+        for i, end in enumerate(ends):
+            ms[groups[order[end - 1]]] += until[i + 1] - until[i]
+        return Counted(nodes, groups, ms, least[-1])
+
+    def _optimized(self) -> onnx.ModelProto:
+        """The model as ONNX Runtime optimized it for this machine."""
+        import onnx
+
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "optimized.onnx")
+            self._open(self._model, save_as=file)
+            return onnx.load(file)
+
+    def _named(self, optimized: onnx.ModelProto) -> tuple[Layer, ...]:
+        """Its nodes, named as in the file: one that was laid out anew bears the name of its tensor."""
+        import onnx
+
+        model = onnx.load(self._file, load_external_data=False)
+        made = {output: node.name for node in model.graph.node for output in node.output}
+        return tuple(_layer(node, made) for node in optimized.graph.node)
+
+    def _session_of(self, optimized: onnx.ModelProto, places: Sequence[int]) -> Any:
+        """A session over these nodes of a graph that is optimized already; it gives what the last one makes."""
+        import onnx
+        import onnxruntime
+
+        part = onnx.ModelProto()
+        part.CopyFrom(optimized)
+        kept = [optimized.graph.node[place] for place in places]
+        del part.graph.node[:], part.graph.output[:]
+        part.graph.node.extend(kept)
+        part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in kept[-1].output if name)
+        options = self._session_options()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return onnxruntime.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
     def close(self) -> None:
         """Free the session."""
         self._session = None
@@ -119,13 +187,7 @@ class OnnxRuntimeEngine:
     def layers(self) -> tuple[Layer, ...]:
         """As `base.Engine.layers`, of the graph as ONNX Runtime optimized it."""
         if self._layers is None:
-            import onnx
-
-            with tempfile.TemporaryDirectory() as folder:
-                optimized = Path(folder, "optimized.onnx")
-                self._open(self._model, save_as=optimized)
-                graph = onnx.load(optimized, load_external_data=False).graph
-                self._layers = tuple(_layer(node.op_type, node.name) for node in graph.node)
+            self._layers = self._named(self._optimized())
         return self._layers
 
     @property
@@ -149,22 +211,54 @@ class OnnxRuntimeEngine:
     def _open(self, model: str | bytes, save_as: Path | None = None) -> Any:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        # Spinning threads win some microseconds a call and take a third of a core from a loop that waits for a camera.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = self._session_options()
         if save_as:
             options.optimized_model_filepath = str(save_as)
         return onnxruntime.InferenceSession(
             model, options, providers=["CPUExecutionProvider"], disabled_optimizers=UNWANTED_OPTIMIZERS
         )
 
+    def _session_options(self) -> Any:
+        import onnxruntime
 
-def _layer(kind: str, name: str) -> Layer:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        # Spinning threads win some microseconds a call and take a third of a core from a loop that waits for a camera.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
+
+
+def in_groups(reads: Sequence[Sequence[int]], groups: Sequence[str]) -> list[int]:
+    """An order in which nodes can run and a group's are together as far as they can be.
+
+    Args:
+        reads: for each node the places of those that must run before it.
+        groups: of the nodes.
+    """
+    waits = [set(each) for each in reads]
+    order: list[int] = []
+    ready = [place for place, each in enumerate(waits) if not each]
+    while ready:
+        same = [place for place in ready if order and groups[place] == groups[order[-1]]]
+        chosen = min(same or ready)
+        ready.remove(chosen)
+        order.append(chosen)
+        for place, each in enumerate(waits):
+            if chosen in each:
+                each.discard(chosen)
+                if not each:
+                    ready.append(place)
+    return order
+
+
+def _layer(node: onnx.NodeProto, made: Mapping[str, str]) -> Layer:
+    """`made`: by tensor of the file, the node that makes it."""
+    kind, name = node.op_type, NUMBERED.sub("", node.name)
     quantized = kind in INTEGER or kind.startswith("QLinear")
-    return Layer((NUMBERED.sub("", name),), kind, "int8" if quantized else "convert" if kind in CONVERTING else "f32")
+    precision = "int8" if quantized else "convert" if kind in CONVERTING else "f32"
+    return Layer((made.get(name.removesuffix("_nchwc"), name),), kind, precision)
 
 
 def only_outputs(file: Path, outputs: Sequence[str]) -> bytes:
