@@ -14,6 +14,9 @@ from edgeattn.errors import EdgeAttnError, ExtraMissingError
 console = Console(highlight=False, soft_wrap=True)
 """Standard output; plain text when it is no terminal."""
 
+NO_VERDICT = 3
+"""Exit code where something was measured and cannot be told."""
+
 INTERRUPTED = 130
 """Exit code of a program that was stopped by Ctrl-C."""
 

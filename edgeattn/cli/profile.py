@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from edgeattn.cli.common import INTERRUPTED, console, say, write_json, write_text
+from edgeattn.cli.common import INTERRUPTED, NO_VERDICT, console, say, write_json, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 REDRAW_S = 0.5
 """Time between two drawings of the progress bar."""
-NO_VERDICT = 3
-"""Exit code where a budget cannot be judged."""
 
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
 

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from edgeattn.profiling.figures import number
 from edgeattn.profiling.report import Durations
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 620, 260, 46, 30
+WIDTH, HEIGHT, LEFT, BOTTOM = 600, 260, 46, 30
 POINTS = 800
 """Most points of a line."""
 COLOURS = ("#2a78d6", "#1d9a6c", "#d9822b", "#9b59b6", "#c0392b", "#16a0b0", "#7f8c8d", "#b8860b")
@@ -118,7 +118,7 @@ def _frame(drawn: Sequence[str], names: Sequence[str], top: float, marks: Sequen
     for colour, name in zip(_colours(), names, strict=False):
         inside.append(f'<rect x="{x:.0f}" y="4" width="10" height="10" fill="{colour}"/>')
         inside.append(f'<text x="{x + 14:.0f}" y="13">{escape(name)}</text>')
-        x += 28 + 6.4 * len(name)
+        x += 22 + 5.4 * len(name)
     return _svg("".join([*inside, *drawn]), HEIGHT)
 
 

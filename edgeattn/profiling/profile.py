@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,9 +16,10 @@ from edgeattn.errors import BundleError, EngineError
 from edgeattn.profiling import frames
 from edgeattn.profiling.bench import Bench
 from edgeattn.profiling.cold import ColdStarts, cold, start
+from edgeattn.profiling.identity import model_of
 from edgeattn.profiling.modes import MEASURE, STARTS, Plan, plan
 from edgeattn.profiling.report import Report, Result
-from edgeattn.spec import Artefact, to_json
+from edgeattn.spec import Artefact
 from edgeattn.timing import Clock, environment, monotonic_ns, pressure, sensors
 from edgeattn.timing.memory import memory
 
@@ -121,12 +120,10 @@ class Profiler:
         results = self._results()
         if not results:
             raise EngineError("the profile was stopped before every artefact was measured once; run it again")
-        spec = to_json(self._bundle.spec)
-        digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
         return Report(
             bundle=self._bundle.name,
             digest=self._bundle.digest(),
-            model={"spec_digest": digest, "input": list(self._bundle.spec.input.shape), "task": self._bundle.spec.task},
+            model=model_of(self._bundle),
             source=self._source,
             results=results,
             skipped=tuple(self._bench.skipped) if self._bench else (),

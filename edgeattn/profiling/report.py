@@ -162,7 +162,7 @@ class Report:
     digest: str
     """Digest of its files."""
     model: Mapping[str, Any]
-    """What the model is for: its spec, and a digest of that."""
+    """Which model that is: see `identity.model_of`."""
     source: str
     """Where the frames came from."""
     results: tuple[Result, ...]

@@ -53,7 +53,7 @@ def a_report(*results: Result, mode: str = "single") -> Report:
     return Report(
         bundle="signs <&>",
         digest="0" * 16,
-        model={"spec_digest": "1" * 16, "input": [1, 32, 32, 3], "task": "classify"},
+        model={"digest": "1" * 16, "input": [1, 32, 32, 3], "task": "classify", "labels": 3, "attention": []},
         source="built-in frames",
         results=results,
         skipped=(),
