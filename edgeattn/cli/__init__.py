@@ -11,6 +11,7 @@ import typer
 import edgeattn
 from edgeattn.cli.attentions import attentions
 from edgeattn.cli.common import INTERRUPTED
+from edgeattn.cli.compare import compare
 from edgeattn.cli.compile import compile_
 from edgeattn.cli.demo import demo
 from edgeattn.cli.doctor import doctor
@@ -36,7 +37,22 @@ app = typer.Typer(
     help="Small vision models with attention: pictures in, a checked int8 model live on your box out.",
     epilog="Exit codes: 0 done, 1 a gate failed, 2 wrong usage or bad input, 3 no verdict.",
 )
-for verb in (demo, make, train, export, quantize, sensitivity, verify, run, profile, attentions, lint, info, doctor):
+for verb in (
+    demo,
+    make,
+    train,
+    export,
+    quantize,
+    sensitivity,
+    verify,
+    run,
+    profile,
+    compare,
+    attentions,
+    lint,
+    info,
+    doctor,
+):
     app.command(cls=RunCommand if verb is run else None)(verb)
 app.command(name="compile")(compile_)
 app.command(name="import")(import_)

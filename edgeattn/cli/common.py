@@ -14,6 +14,9 @@ from edgeattn.errors import EdgeAttnError, ExtraMissingError
 console = Console(highlight=False, soft_wrap=True)
 """Standard output; plain text when it is no terminal."""
 
+NO_VERDICT = 3
+"""Exit code where something was measured and cannot be told."""
+
 INTERRUPTED = 130
 """Exit code of a program that was stopped by Ctrl-C."""
 
@@ -24,18 +27,24 @@ def write_json(path: Path | None, payload: dict[str, Any]) -> None:
     Raises:
         EdgeAttnError: the file cannot be written.
     """
-    if path is None:
-        return
+    if path is not None:
+        write_text(path, json.dumps(payload, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a file in one step.
+
+    Raises:
+        EdgeAttnError: it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(payload, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(content, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise EdgeAttnError(
-            f"{path}: the report was not written ({error.strerror}); choose another --json path"
-        ) from error
+        raise EdgeAttnError(f"{path}: the report was not written ({error.strerror}); choose another path") from error
 
 
 def say(line: str) -> None:

@@ -1,110 +1,90 @@
-"""Measure the artefacts of a bundle in turns, in one process: the inference alone, and a frame's whole way.
-
-Turns of a few milliseconds put all artefacts under the same weather (frequency, temperature, other load), so that their
-ratios hold even where the absolute figures drift. Each turn of an artefact is one inference that is not counted (the
-caches are the previous artefact's), one frame from capture to drawing by stages, and a burst of inferences alone.
-"""
+"""Measure the artefacts of a bundle on this machine, in the mode that was asked for."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import random
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-
-import numpy as np
+from typing import Any
 
 from edgeattn import engines
 from edgeattn.bundle import Bundle, load
-from edgeattn.engines.base import Engine
-from edgeattn.errors import BundleError, EngineError, SpecError
-from edgeattn.imaging import prepare
+from edgeattn.engines.choose import choose
+from edgeattn.errors import BundleError, EngineError
 from edgeattn.profiling import frames
-from edgeattn.profiling.report import STAGES, Report, Result
+from edgeattn.profiling.bench import Bench
+from edgeattn.profiling.cold import ColdStarts, cold, start
+from edgeattn.profiling.identity import model_of
+from edgeattn.profiling.modes import MEASURE, STARTS, Plan, plan
+from edgeattn.profiling.report import Report, Result
 from edgeattn.spec import Artefact
-from edgeattn.tasks import decode, draw
-from edgeattn.timing import NS_PER_MS, Clock, Spans, environment, monotonic_ns, pressure
+from edgeattn.timing import Clock, environment, monotonic_ns, pressure, sensors
+from edgeattn.timing.memory import memory
 
-BURST = 8
-"""Inferences alone in one turn of an artefact."""
-SAMPLES = 88 * BURST
-"""Inferences an artefact, unless told otherwise: enough for p99, and 88 frames by stages, enough for p90."""
-SECONDS = 15.0
-"""Longest measurement, unless told otherwise."""
-WARMUP, WARMUP_NS = 20, 500_000_000
-"""Frames that each artefact is warmed up with, fewer (3 at least) where they take longer than half a second."""
-
-
-@dataclass
-class _Contender:
-    """An open engine with what was measured on it so far."""
-
-    engine: Engine
-    load_ms: float
-    first_ms: float
-    spans: Spans
-    warmup: int = 0
-    latencies_ns: list[int] = field(default_factory=list)
-
-    def result(self) -> Result:
-        frames = self.spans.count(STAGES[-1])  # a frame that Ctrl-C cut short has no drawing
-        stages = {stage: self.spans.values_ms(stage)[:frames] for stage in STAGES}
-        return Result(
-            engine=self.engine.name,
-            precision=self.engine.precision,
-            executed_precision=self.engine.executed_precision,
-            threads=self.engine.threads,
-            load_ms=self.load_ms,
-            first_ms=self.first_ms,
-            warmup=self.warmup,
-            latencies_ms=np.asarray(self.latencies_ns, np.float64) / NS_PER_MS,
-            stages_ms=stages,
-            details=self.engine.details,
-        )
+READ_EVERY_NS = 2_000_000_000
+"""Time between two readings of the sensors."""
+ONE_ARTEFACT = ("sustained", "live")
+"""Modes that measure the artefact that `run` would take, where none is named: they last, or they are the real loop."""
 
 
 class Profiler:
     """A profile in the making: iterate over it to measure, then take the `report`.
 
-    Each step of the iteration is one turn of every artefact and yields the share that is done, 0 to 1. It may be left
-    at any time (as by Ctrl-C); the report then tells what had been measured.
+    The iteration yields the share that is done, 0 to 1. It may be left at any time (as by Ctrl-C); the report then tells
+    what had been measured.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         *,
+        mode: str = "single",
         source: str | None = None,
         engine: str | None = None,
         precision: str | None = None,
         threads: int | None = None,
         samples: int | None = None,
         seconds: float | None = None,
+        until: str | None = None,
+        fps: float = 30.0,
+        minutes: float = 30.0,
+        memory: bool = False,
         clock: Clock = monotonic_ns,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         """See `profile`; opens the engines, times their first inference and warms them up."""
-        if (samples is not None and samples < 1) or (seconds is not None and seconds <= 0):
-            raise SpecError(f"samples ({samples}) and seconds ({seconds}) of a profile must be above 0")
-        if samples is None and seconds is None:
-            samples, seconds = SAMPLES, SECONDS
-        self._bundle, self._clock, self._samples, self._seconds = bundle, clock, samples, seconds
-        self._source = source or f"built-in frames of {frames.WIDTH}x{frames.HEIGHT}"
+        self._plan: Plan = plan(
+            mode, samples=samples, seconds=seconds, until=until, fps=fps, minutes=minutes, source=source
+        )
+        if mode == "throughput":
+            threads = threads or 1  # of each stream
+        self._bundle, self._clock, self._threads = bundle, clock, threads
         self._complete = False
-        self._skipped: list[tuple[str, str, str]] = []
-        self._contenders: list[_Contender] = []
         self._stack = contextlib.ExitStack()
-        with contextlib.ExitStack() as undo:  # closes what is open already when the next thing fails
-            undo.callback(self.close)
-            self._frames = frames.of_source(source) if source else frames.builtin(bundle)
-            self._stack.callback(self._frames.close)
-            self._image = prepare(next(self._frames), bundle.spec.input)
-            self._open(_chosen(bundle, engine, precision), threads, named=bool(engine and precision))
-            self._warm_up()
-            undo.pop_all()
+        self._bench: Bench | None = None
+        if mode in ONE_ARTEFACT and not (engine and precision):
+            chosen = choose(bundle, engine=engine, precision=precision, threads=threads)
+            engine, precision = chosen.engine, chosen.precision
+        artefacts = _chosen(bundle, engine, precision)
+        self._starts = [ColdStarts(artefact) for artefact in artefacts] if mode == "cold" or memory else []
+        self._source = source or f"built-in frames of {frames.WIDTH}x{frames.HEIGHT}"
+        if mode == "cold":
+            self._source = "one grey picture of 640x480"
+        else:
+            with contextlib.ExitStack() as undo:
+                taken = frames.of_source(source) if source and mode != "live" else frames.builtin(bundle)
+                undo.callback(taken.close)
+                named = bool(engine and precision)
+                self._bench = undo.enter_context(
+                    Bench(bundle, artefacts, taken, threads=threads, named=named, clock=clock, sleep=sleep)
+                )
+                self._stack = undo.pop_all()
+        if mode == "live":
+            self._source = source or "test pattern"
         self._before = self._after = pressure.read(clock)
+        self._readings: list[sensors.Sensors] = []
 
     def __enter__(self) -> Profiler:
         return self
@@ -119,16 +99,17 @@ class Profiler:
         self._stack.close()
 
     def __iter__(self) -> Iterator[float]:
-        order = random.Random(0)  # no artefact always runs after the same one
         self._before = self._after = pressure.read(self._clock)
-        done = 0.0
-        while done < 1.0:
-            for contender in order.sample(self._contenders, len(self._contenders)):
-                self._turn(contender)
+        self._readings = [sensors.read(self._clock)]
+        try:
+            for done in self._measure():
+                if self._clock() - self._readings[-1].at_ns > READ_EVERY_NS:
+                    self._readings.append(sensors.read(self._clock))
+                yield done
+            self._complete = True
+        finally:
             self._after = pressure.read(self._clock)
-            done = self._done()
-            self._complete = done >= 1.0
-            yield done
+            self._readings.append(sensors.read(self._clock))
 
     def report(self) -> Report:
         """What was measured so far.
@@ -136,124 +117,79 @@ class Profiler:
         Raises:
             EngineError: nothing yet: it was stopped before each artefact had its first turn.
         """
-        results = tuple(contender.result() for contender in self._contenders)
-        if any(not result.latencies_ms.size for result in results):
+        results = self._results()
+        if not results:
             raise EngineError("the profile was stopped before every artefact was measured once; run it again")
         return Report(
             bundle=self._bundle.name,
             digest=self._bundle.digest(),
+            model=model_of(self._bundle),
             source=self._source,
             results=results,
-            skipped=tuple(self._skipped),
+            skipped=tuple(self._bench.skipped) if self._bench else (),
             environment=environment(),
+            memory=memory(),
             seconds=(self._after.at_ns - self._before.at_ns) / 1e9,
             waited_share=self._after.waited_share(self._before),
             other_cores=self._after.other_cores(self._before),
             stolen_cores=self._after.stolen_cores(self._before),
+            readings=tuple(self._readings),
             stopped_early=not self._complete,
+            mode=self._plan.mode,
         )
 
-    def _open(self, artefacts: list[Artefact], threads: int | None, *, named: bool) -> None:
-        for artefact in artefacts:
-            try:
-                self._contenders.append(self._contender(artefact, threads))
-            except EngineError as error:
-                if named:
-                    raise
-                self._skipped.append((artefact.engine, artefact.precision, str(error)))
-        if not self._contenders:
-            raise EngineError(f"no artefact of {self._bundle.path} can be run here: {self._skipped[0][2]}")
+    def _measure(self) -> Iterator[float]:
+        if self._bench is None:
+            yield from cold(self._bundle, self._starts, self._threads, self._plan.samples or STARTS)
+            return
+        for each in self._starts:  # one start each, for the memory of a process that holds this artefact alone
+            if (each.artefact.engine, each.artefact.precision) not in {(e, p) for e, p, _ in self._bench.skipped}:
+                start(self._bundle, each, self._threads)
+        yield from MEASURE[self._plan.mode](self._bench, self._plan)
 
-    def _contender(self, artefact: Artefact, threads: int | None) -> _Contender:
-        with contextlib.suppress(ImportError):  # the import of a package is no artefact's own time
-            importlib.import_module(artefact.engine)
-        start_ns = self._clock()
-        engine = engines.open_artefact(self._bundle, artefact, threads=threads)
-        self._stack.callback(engine.close)
-        loaded_ns = self._clock()
-        engine.infer(self._image)
-        first_ns = self._clock() - loaded_ns
-        return _Contender(engine, (loaded_ns - start_ns) / NS_PER_MS, first_ns / NS_PER_MS, Spans(self._clock))
-
-    def _warm_up(self) -> None:
-        for contender in self._contenders:
-            start_ns = self._clock()
-            while contender.warmup < 3 or (contender.warmup < WARMUP and self._clock() - start_ns < WARMUP_NS):
-                self._frame(contender)
-                contender.warmup += 1
-            contender.spans.clear()
-
-    def _turn(self, contender: _Contender) -> None:
-        infer, clock = contender.engine.infer, self._clock
-        infer(self._image)
-        self._frame(contender)
-        for _ in range(BURST):
-            start_ns = clock()
-            infer(self._image)
-            contender.latencies_ns.append(clock() - start_ns)
-
-    def _frame(self, contender: _Contender) -> None:
-        """Take the next frame its whole way, by stages."""
-        spec, spans = self._bundle.spec, contender.spans
-        with spans("capture"):
-            picture = next(self._frames)
-        with spans("resize"):
-            self._image = prepare(picture, spec.input)
-        with spans("infer"):
-            outputs = contender.engine.infer(self._image)
-        with spans("decode"):
-            prediction = decode(outputs, spec)
-        with spans("draw"):
-            draw(picture, prediction)
-
-    def _done(self) -> float:
-        by_samples = len(self._contenders[0].latencies_ns) / self._samples if self._samples else 0.0
-        elapsed = (self._after.at_ns - self._before.at_ns) / 1e9
-        return min(1.0, max(by_samples, elapsed / self._seconds if self._seconds else 0.0))
+    def _results(self) -> tuple[Result, ...]:
+        """Of every artefact; in modes that take one after the other, of those that had their turn."""
+        alone = {(s.artefact.engine, s.artefact.precision): s.result() for s in self._starts if s.stages_ns}
+        if self._bench is None:
+            return tuple(alone.values()) if len(alone) == len(self._starts) else ()
+        found = []
+        for contender in self._bench.contenders:
+            if not (contender.latencies_ns or contender.histogram):
+                if self._plan.mode == "single":
+                    return ()
+                continue
+            started = alone.get((contender.artefact.engine, contender.artefact.precision))
+            found.append(contender.result(self._plan.mode, started.memory if started else {}))
+        return tuple(found)
 
 
 def profile(
     bundle: Bundle | str | Path,
     *,
-    source: str | None = None,
-    engine: str | None = None,
-    precision: str | None = None,
-    threads: int | None = None,
-    samples: int | None = None,
-    seconds: float | None = None,
     clock: Clock = monotonic_ns,
+    **options: Any,
 ) -> Report:
-    """Measure a bundle's artefacts on this machine, in turns.
+    """Measure a bundle's artefacts on this machine.
 
     Args:
         bundle: the bundle, its folder, or its name in the zoo.
-        source: a video, a folder of pictures or a camera; None: 640x480 frames made from the golden pictures.
-        engine: measure this engine only; None: all that the bundle has artefacts for.
-        precision: measure this precision only, `float`, `bf16` or `int8`; None: all.
-        threads: threads that compute one inference; None: the engine's default here.
-        samples: inferences to measure an artefact; p90 needs 64, p99 662.
-        seconds: how long to measure altogether. With `samples` too, whichever is reached first ends it; with neither,
-            704 samples or 15 seconds.
         clock: gives monotonic nanoseconds.
+        options: `mode` (`single`, `paced`, `throughput`, `sustained`, `cold`, `live`; see `modes`); `source`: a video, a
+            folder of pictures or a camera (None: 640x480 frames made from the golden pictures); `engine`, `precision`:
+            measure these only (None: all that the bundle has); `threads`: threads that compute one inference; `samples`:
+            inferences (frames, starts) an artefact; `seconds`: how long altogether (with `samples` too, whichever is
+            reached first); `until`: percentile, as `p99`, that the samples must suffice for; `fps` of `paced`; `minutes`
+            of `sustained`; `memory`: start a process an artefact to weigh it.
 
     Raises:
         BundleError: the bundle is damaged, or holds no such artefact.
         EngineError: no artefact can be run here, or the one that was named cannot.
-        NameNotFoundError: no bundle, engine or precision has that name.
+        NameNotFoundError: no bundle, engine, precision, mode or percentile has that name.
         SourceError: the source cannot be opened or gives no frame.
-        SpecError: `samples` or `seconds` is not above 0.
+        SpecError: a number is not above 0.
     """
     opened = bundle if isinstance(bundle, Bundle) else load(bundle)
-    with Profiler(
-        opened,
-        source=source,
-        engine=engine,
-        precision=precision,
-        threads=threads,
-        samples=samples,
-        seconds=seconds,
-        clock=clock,
-    ) as profiler:
+    with Profiler(opened, clock=clock, **options) as profiler:
         for _ in profiler:
             pass
         return profiler.report()

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeattn.timing.statistics import Summary, summary
+from edgeattn.engines.base import Layer
+from edgeattn.timing.histogram import Histogram
+from edgeattn.timing.sensors import Sensors, dropped, told
+from edgeattn.timing.statistics import (
+    PERCENTILES,
+    Ratio,
+    Summary,
+    bootstrap_ratio,
+    intervals,
+    jitter,
+    paired_ratio,
+    summary,
+)
 
 SCHEMA = "edgeattn.profile/1"
 STAGES = ("capture", "resize", "infer", "decode", "draw")
@@ -18,8 +31,11 @@ WAITED_LIMIT = 0.05
 """Share of the measured time with tasks waiting for a core, above which other programs' use of cores disturbs."""
 CORES_LIMIT = 0.1
 """Cores of other programs (where tasks waited), or of a hypervisor, above which a profile is not valid."""
+RAW_KEPT = 20_000
+"""Most raw durations that the JSON holds."""
 
 Durations = NDArray[np.float64]
+NOTHING: Durations = np.empty(0, np.float64)
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,7 @@ class Result:
     engine: str
     """Engine that ran it."""
     precision: str
-    """Precision of the file: `float` or `int8`."""
+    """Precision of the file: `float`, `bf16` or `int8`."""
     executed_precision: str
     """What the engine executed, as far as it says."""
     threads: int
@@ -39,55 +55,114 @@ class Result:
     first_ms: float
     """The first inference."""
     warmup: int
-    """Inferences between the first one and the measured ones."""
+    """Frames between the first inference and the measured ones."""
     latencies_ms: Durations
-    """Inferences alone, back to back, after the warm-up."""
+    """Inferences alone, after the warm-up; in `cold`, process start to first result."""
     stages_ms: Mapping[str, Durations]
-    """Stages of a frame's way, from capture to drawing; `infer` is one inference in between the other stages."""
+    """Stages of a frame's way; `infer` is one inference in between the other stages."""
+    settled: bool = True
+    """The warm-up ended because the times had no longer changed; False: because it took too long."""
+    thread_ms: Mapping[str, Durations] = field(default_factory=dict)
+    """What the measuring thread itself computed in each stage; the engine's own threads are not in it."""
+    starts_ns: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    """When each stage began."""
+    ages_ms: Durations = field(default_factory=lambda: NOTHING)
+    """From when each frame was due or captured to its result; empty where frames have no age."""
+    age_from: str | None = None
+    """What ages count from: `due`, `kernel`, `sender` or `received`."""
+    histogram: Histogram | None = None
+    """Inferences of a long run, in place of `latencies_ms`."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What else the engine says of itself."""
+    """What else the engine says of itself: device, streams, pinning, spinning, version, file and its digest."""
+    layers: Sequence[Layer] = ()
+    """The graph as executed, node by node."""
     mode: str = "single"
-    """How inferences followed each other: `single`, one at a time."""
+    """How inferences followed each other: see `modes`."""
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    """Of a process that holds this artefact alone; empty where none was started."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What only this mode tells."""
+
+    @property
+    def name(self) -> str:
+        """Engine and precision."""
+        return f"{self.engine} {self.precision}"
 
     @property
     def latency_ms(self) -> Summary:
-        """p50, p90, p99 and max of one inference, with n."""
-        return summary(self.latencies_ms)
+        """The percentiles and max of one inference, with n."""
+        return self.histogram.summary(PERCENTILES) if self.histogram else summary(self.latencies_ms, PERCENTILES)
+
+    @property
+    def latency_intervals_ms(self) -> dict[str, tuple[float, float] | None]:
+        """Interval of each percentile."""
+        return self.histogram.intervals() if self.histogram else intervals(self.latencies_ms)
 
     @property
     def frames_ms(self) -> Durations:
-        """A frame's whole way, all stages together."""
-        return np.asarray(sum(self.stages_ms[stage] for stage in STAGES), np.float64)
+        """A frame's whole way, all stages together; live, the wait for the frame is left out."""
+        counted = [ms for stage, ms in self.stages_ms.items() if not (self.mode == "live" and stage == "capture")]
+        return np.asarray(sum(counted), np.float64) if counted else NOTHING
+
+    @property
+    def throughput_fps(self) -> float | None:
+        """Inferences a second: of all streams together, or of one that never pauses."""
+        if "throughput_fps" in self.more:
+            return float(self.more["throughput_fps"])
+        return 1000 / float(self.latencies_ms.mean()) if self.latencies_ms.size and self.mode == "single" else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `blocks` stays empty until costs are told per attention block."""
-        latency = self.latency_ms
-        return {
+        latency, values = self.latency_ms, self.latencies_ms
+        n = latency.pop("n")
+        if values.size:
+            latency |= {"mean": float(values.mean()), "min": float(values.min())}
+        written = {
             "engine": self.engine,
             "precision": self.precision,
             "executed_precision": self.executed_precision,
             "threads": self.threads,
             "mode": self.mode,
-            "n": latency.pop("n"),
+            "n": n,
             "latency_ms": latency,
+            "latency_interval_ms": self.latency_intervals_ms,
+            "jitter_ms": jitter(values),
+            "throughput_fps": self.throughput_fps,
             "load_ms": self.load_ms,
+            "compile_ms": self.details.get("compile_ms"),
             "first_ms": self.first_ms,
             "warmup": self.warmup,
-            "stages_ms": {stage: summary(values) for stage, values in self.stages_ms.items()},
+            "warmup_settled": self.settled,
+            "stages_ms": {stage: summary(each) for stage, each in self.stages_ms.items()},
+            "thread_ms_p50": {stage: float(np.median(each)) for stage, each in self.thread_ms.items() if each.size},
             "frame_ms": summary(self.frames_ms),
+            "memory": dict(self.memory) or None,
             "details": dict(self.details),
+            "layers": [{"names": list(names), "type": kind, "precision": to} for names, kind, to in self.layers],
             "blocks": [],
+            "latencies_ms": values.round(4).tolist() if values.size <= RAW_KEPT else None,
+            **self.more,
         }
+        if self.ages_ms.size:
+            written |= {
+                "age_ms": summary(self.ages_ms, PERCENTILES),
+                "age_interval_ms": intervals(self.ages_ms),
+                "age_from": self.age_from,
+                "ages_ms": self.ages_ms.round(4).tolist() if self.ages_ms.size <= RAW_KEPT else None,
+            }
+        return written
 
 
 @dataclass(frozen=True)
 class Report:
-    """A profile: one result an artefact, all measured in turns in one process."""
+    """A profile: one result an artefact, all measured in one go."""
 
     bundle: str
     """Name of the bundle."""
     digest: str
     """Digest of its files."""
+    model: Mapping[str, Any]
+    """Which model that is: see `identity.model_of`."""
     source: str
     """Where the frames came from."""
     results: tuple[Result, ...]
@@ -96,6 +171,8 @@ class Report:
     """Artefacts that could not be opened: engine, precision, why."""
     environment: Mapping[str, Any]
     """The machine and its software."""
+    memory: Mapping[str, Any]
+    """Of the measuring process, with all engines open."""
     seconds: float
     """How long was measured, warm-up excluded."""
     waited_share: float | None
@@ -104,18 +181,35 @@ class Report:
     """Cores that other programs used in that time, on average; None where the kernel does not tell."""
     stolen_cores: float | None
     """Cores that a hypervisor took in that time, on average; None where the kernel does not tell."""
+    readings: tuple[Sensors, ...]
+    """Of the sensors, from the beginning to the end."""
     stopped_early: bool
     """True when it was interrupted; the figures are of what had been measured by then."""
+    mode: str = "single"
+    """How inferences followed each other."""
 
     @property
-    def disturbances(self) -> tuple[str, ...]:
-        """Why the figures are not to be trusted; empty where nothing speaks against them."""
+    def weather(self) -> tuple[str, ...]:
+        """What pressed on the machine meanwhile; empty where nothing did."""
         found = []
         waited, others, stolen = self.waited_share or 0.0, self.other_cores or 0.0, self.stolen_cores or 0.0
         if waited > WAITED_LIMIT and others > CORES_LIMIT:
             found.append(f"other programs used {others:.2f} cores, and tasks waited for one {waited:.0%} of the time")
         if stolen > CORES_LIMIT:
             found.append(f"the hypervisor gave {stolen:.2f} of our cores to others")
+        if self.readings and (fell := dropped(list(self.readings))):
+            found.append(fell)
+        return tuple(found)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """In mode `live`, the box's own load: it belongs to what is measured there."""
+        return self.weather if self.mode == "live" else ()
+
+    @property
+    def disturbances(self) -> tuple[str, ...]:
+        """Why the figures are not to be trusted; empty where nothing speaks against them."""
+        found = list(self.weather if self.mode != "live" else ())
         usable = self.environment["usable_cores"]
         if any(result.threads > usable for result in self.results):
             found.append(f"more threads than the {usable} cores this process may use")
@@ -126,30 +220,71 @@ class Report:
         """False when something disturbed the measurement."""
         return not self.disturbances
 
-    def ratio(self, result: Result) -> float | None:
+    def ratio(self, result: Result) -> Ratio | None:
         """Median of a result over that of the same engine's float artefact; None where that was not measured."""
         for other in self.results:
             if (other.engine, other.precision) == (result.engine, "float"):
-                return float(np.median(result.latencies_ms) / np.median(other.latencies_ms))
+                return _ratio(result, other)
         return None
 
     def to_json(self) -> dict[str, Any]:
         """The report as `--json` writes it, schema `edgeattn.profile/1`."""
+        results = []
+        for result in self.results:
+            ratio = self.ratio(result)
+            results.append(
+                result.to_json()
+                | {
+                    "ratio_to_float": ratio and ratio.value,
+                    "ratio_to_float_interval": [ratio.low, ratio.high] if ratio and isfinite(ratio.high) else None,
+                }
+            )
         return {
             "schema": SCHEMA,
             "bundle": self.bundle,
             "bundle_digest": self.digest,
+            "model": dict(self.model),
             "source": self.source,
+            "mode": self.mode,
             "valid": self.valid,
             "disturbances": list(self.disturbances),
+            "loaded": list(self.loaded),
             "pressure": {
                 "waited_share": self.waited_share,
                 "other_cores": self.other_cores,
                 "stolen_cores": self.stolen_cores,
             },
+            "sensors": told(list(self.readings)) if self.readings else None,
+            "memory": dict(self.memory),
             "stopped_early": self.stopped_early,
             "seconds": self.seconds,
-            "results": [result.to_json() | {"ratio_to_float": self.ratio(result)} for result in self.results],
+            "results": results,
             "skipped": [{"engine": e, "precision": p, "reason": why} for e, p, why in self.skipped],
             "environment": dict(self.environment),
         }
+
+
+def _ratio(result: Result, other: Result) -> Ratio | None:
+    """Of two medians; by turns where the two took turns."""
+    if result is other:
+        return Ratio(1.0, 1.0, 1.0)
+    if result.histogram or other.histogram or not (result.latencies_ms.size and other.latencies_ms.size):
+        above, below = result.latency_ms["p50"], other.latency_ms["p50"]
+        return Ratio(above / below, 0.0, float("inf")) if above and below else None
+    value = float(np.median(result.latencies_ms) / np.median(other.latencies_ms))
+    if result.mode == "single":
+        turns = [_turns(each) for each in (result, other)]
+        n = min(map(len, turns))
+        if n:
+            found = paired_ratio(turns[0][:n], turns[1][:n])
+            return Ratio(found.value, found.low, found.high)
+    block = max(1, result.latencies_ms.size // 30)
+    found = bootstrap_ratio(result.latencies_ms, other.latencies_ms, block=block, draws=200)
+    return Ratio(value, found.low, found.high)
+
+
+def _turns(result: Result) -> Durations:
+    """The median of each burst."""
+    burst = int(result.more.get("burst", 1))
+    whole = len(result.latencies_ms) // burst * burst
+    return np.median(result.latencies_ms[:whole].reshape(-1, burst), axis=1)

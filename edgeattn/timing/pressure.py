@@ -26,7 +26,7 @@ class Pressure:
     waited_ns: int | None
     """Time since boot in which at least one task waited for a core; None where the kernel does not tell."""
     others_ns: int | None
-    """Processor time of everybody but this process, with an offset of its own; None where the kernel does not tell."""
+    """Processor time of all but this process and those that it started, with an offset; None where it is not told."""
     stolen_ns: int | None
     """Processor time that a hypervisor gave to others while we wanted it; None where the kernel does not tell."""
 
@@ -47,7 +47,9 @@ class Pressure:
 def read(clock: Clock = monotonic_ns) -> Pressure:
     """Read the counters now; costs some tens of microseconds."""
     busy_ns, stolen_ns = _processor_ns()
-    others_ns = None if busy_ns is None else busy_ns - time.process_time_ns()
+    own = os.times()  # of processes that we started, and that have ended
+    own_ns = time.process_time_ns() + round(1e9 * (own.children_user + own.children_system))
+    others_ns = None if busy_ns is None else busy_ns - own_ns
     return Pressure(clock(), _waited_ns(), others_ns, stolen_ns)
 
 

@@ -1,0 +1,39 @@
+"""What a process does from its start to the first result; run by the profiler in a process of its own.
+
+Takes a bundle's folder, an engine, a precision and the number of threads (0: the default), and prints as JSON when each
+part was done, what was executed and how much memory that took.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+
+from edgeattn import engines
+from edgeattn.bundle import load
+from edgeattn.errors import EdgeAttnError
+from edgeattn.imaging import prepare
+from edgeattn.tasks import decode
+from edgeattn.timing import monotonic_ns
+from edgeattn.timing.memory import memory
+
+
+def main(began_ns: int) -> None:
+    """Load, open, answer one grey picture; `began_ns`: when the interpreter was ready."""
+    marks_ns = [began_ns, monotonic_ns()]
+    path, name, precision, threads = sys.argv[1:]
+    try:
+        bundle = load(path)
+        engine = engines.open_artefact(bundle, bundle.artefact(name, precision), threads=int(threads) or None)
+        marks_ns.append(monotonic_ns())
+        picture = np.full((480, 640, 3), 128, np.uint8)
+        decode(engine.infer(prepare(picture, bundle.spec.input)), bundle.spec)
+        marks_ns.append(monotonic_ns())
+        used = memory()
+        executed = {"executed_precision": engine.executed_precision, "threads": engine.threads}
+        print(json.dumps({"marks_ns": marks_ns, "memory": used, "details": dict(engine.details)} | executed))
+        engine.close()
+    except EdgeAttnError as error:
+        sys.exit(str(error))
