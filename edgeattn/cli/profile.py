@@ -50,6 +50,9 @@ def profile(
     until: Annotated[
         str | None, typer.Option(help="Measure until there are enough samples for p90, p95, p99 or p99.9.")
     ] = None,
+    blocks: Annotated[
+        bool, typer.Option("--blocks", help="A line for every attention block, and what the net gains without it.")
+    ] = False,
     samples: Annotated[int | None, typer.Option(min=1, help="Inferences, frames or starts an artefact.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="How long to measure altogether.")] = None,
     budget: Annotated[
@@ -88,7 +91,7 @@ def profile(
     options: dict[str, Any] = {
         "mode": mode, "source": source, "engine": engine, "precision": precision, "threads": threads, "fps": fps,
         "minutes": minutes, "until": until, "samples": samples, "seconds": seconds,
-        "memory": any(bound.of_memory for bound in bounds),
+        "memory": any(bound.of_memory for bound in bounds), "blocks": blocks,
     }  # fmt: skip
     with progress() as bar:
         task = bar.add_task(f"{opened.name}: opening the engines, warming up", total=None)
@@ -99,7 +102,7 @@ def profile(
                 follow(profiler, bar, task)
             report = profiler.report()
     judged = [each for result in report.results for each in judge(bounds, report, result)]
-    console.print(render(report))
+    console.print(render(report, each_block=blocks))
     for each in judged:
         say(each.line)
     write_json(json, report.to_json() | {"budget": [each.to_json() for each in judged]})

@@ -6,20 +6,78 @@ answers are other ones; only the time is of use.
 
 from __future__ import annotations
 
+import contextlib
+import random
+import tempfile
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgeattn.engines import open_artefact
-from edgeattn.engines.base import Engine
+from edgeattn.engines.base import Array, Engine
 from edgeattn.errors import BundleError
 from edgeattn.profiling.blocks import part_of
+from edgeattn.timing import NS_PER_MS, monotonic_ns
+from edgeattn.timing.statistics import intervals
 
 if TYPE_CHECKING:
     import onnx
 
     from edgeattn.bundle import Bundle
     from edgeattn.spec import Artefact
+
+TURNS, BURST = 24, 3
+"""Turns of the net and of those without a block, and inferences in a turn, of which the quickest counts."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a net gains without a block."""
+
+    ms: float
+    """Of one inference: median of the differences, turn by turn."""
+    interval_ms: tuple[float, float] | None
+    """Interval of that median."""
+
+
+def measure_without(
+    bundle: Bundle, artefact: Artefact, engine: Engine, image: Array, choices: Mapping[str, Collection[str]]
+) -> dict[str, Saved]:
+    """Time an open engine in turns with the same net without the blocks of each choice.
+
+    Raises:
+        BundleError: a block cannot be bypassed, see `open_without`.
+        EngineError: the engine does not load a file without it.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        others: dict[str, Engine] = {}
+        for i, (name, blocks) in enumerate(choices.items()):
+            (folder / str(i)).mkdir()
+            others[name] = open_without(bundle, artefact, blocks, folder / str(i), threads=engine.threads)
+            stack.callback(others[name].close)
+        order, less = random.Random(0), {name: np.empty(TURNS) for name in others}
+        whole_ms = _quickest(engine, image)
+        for turn in range(TURNS):
+            for name in order.sample(list(others), len(others)):
+                without_ms = _quickest(others[name], image)
+                before_ms, whole_ms = whole_ms, _quickest(engine, image)
+                less[name][turn] = (before_ms + whole_ms) / 2 - without_ms
+    return {name: Saved(float(np.median(ms)), intervals(ms)["p50"]) for name, ms in less.items()}
+
+
+def _quickest(engine: Engine, image: Array) -> float:
+    engine.infer(image)  # the caches are the other's
+    took_ns = []
+    for _ in range(BURST):
+        began_ns = monotonic_ns()
+        engine.infer(image)
+        took_ns.append(monotonic_ns() - began_ns)
+    return min(took_ns) / NS_PER_MS
+
 
 _QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 

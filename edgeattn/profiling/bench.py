@@ -19,7 +19,10 @@ from edgeattn.camera.frame import AgeFrom
 from edgeattn.engines.base import Array, Engine
 from edgeattn.errors import EngineError
 from edgeattn.imaging import Picture, prepare
+from edgeattn.profiling.ablation import Saved
+from edgeattn.profiling.blocks import Blocks
 from edgeattn.profiling.report import STAGES, Result
+from edgeattn.profiling.roofline import Roof
 from edgeattn.spec import Artefact
 from edgeattn.tasks import decode, draw
 from edgeattn.timing import NS_PER_MS, Clock, Spans, thread_ns
@@ -49,6 +52,9 @@ class Contender:
     ages_ns: list[int] = field(default_factory=list)
     age_from: AgeFrom | None = None
     histogram: Histogram | None = None
+    blocks: Blocks | None = None
+    without: dict[str, Saved] = field(default_factory=dict)
+    roofs: dict[str, Roof] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
 
     def result(self, mode: str, memory: Mapping[str, Any]) -> Result:
@@ -73,6 +79,9 @@ class Contender:
             details=dict(self.engine.details) | {"sha256": self.sha256},
             layers=self.engine.layers,
             memory=memory,
+            blocks=self.blocks,
+            without=self.without,
+            roofs=self.roofs,
             more=self.more,
         )
 

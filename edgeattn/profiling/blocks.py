@@ -16,6 +16,8 @@ from edgeattn.engines.base import Array, Engine, Layer
 from edgeattn.engines.onnxruntime import FLOAT, INTEGER
 from edgeattn.engines.openvino import COMPUTING
 
+ATTENTION = "attention"
+"""All attention blocks together."""
 OTHER = "other"
 """What comes from no module: input, layout, conversions."""
 _ADDED = (
@@ -61,6 +63,16 @@ class Blocks:
     """In the order of the net."""
     whole_ms: float
     """One inference without any counting, measured in turns with it."""
+
+    @property
+    def parts(self) -> dict[str, tuple[float, float]]:
+        """Milliseconds and share of each part, the attention blocks as one."""
+        found: dict[str, tuple[float, float]] = {}
+        for block in self.blocks:
+            name = ATTENTION if block.is_attention else block.name
+            ms, share = found.get(name, (0.0, 0.0))
+            found[name] = (ms + block.ms, share + block.share)
+        return found
 
     @property
     def accounted(self) -> float:
@@ -124,7 +136,7 @@ def part_of(name: str, attention: Collection[str]) -> str | None:
     head, inside, _ = f"{path}.".partition(".attention.")
     if inside:
         return next((block for block in attention if f".{head}".endswith(f".{block}")), head)
-    stage = re.match(r"(?:backbone\.)?([A-Za-z_]+(?:\.\d+)?)", path)
+    stage = re.match(r"(?:backbone\.)?((?:stages|downs)\.\d+|[A-Za-z_]+)", path)
     return stage.group(1) if stage else OTHER
 
 

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgeattn.camera.record import MEANING
+from edgeattn.profiling.blocks import ATTENTION
 from edgeattn.profiling.report import Report, Result
+from edgeattn.profiling.roofline import Roof
 from edgeattn.timing.statistics import CONFIDENCE, PERCENTILES, SAMPLE_FLOORS, Summary, intervals, jitter, summary, text
 
 LABELS = {"p50": "Median", "max": "Max"} | {f"p{p:g}": f"p{p:g}" for p in PERCENTILES if p != 50}
@@ -79,6 +81,49 @@ def stage_rows(report: Report) -> list[Row]:
     return [*rows, Row(together, [_median(r.frames_ms) for r in results])]
 
 
+def block_rows(report: Report, *, each: bool) -> list[Row]:
+    """What each part of the net takes, with its share; and the attention's, by leaving it out.
+
+    Args:
+        report: the profile.
+        each: a row for every attention block.
+    """
+    results = report.results
+    if not any(r.blocks for r in results):
+        return []
+    parts = [dict(r.blocks.parts) if r.blocks else {} for r in results]
+    names = list(dict.fromkeys(name for each in parts for name in each))
+    rows = [Row(name, [_part(part.get(name)) for part in parts]) for name in names if name != ATTENTION]
+    rows.append(Row(ATTENTION, [_part(part.get(ATTENTION)) for part in parts]))
+    rows.append(Row("sum over the whole", [f"{r.blocks.accounted:.0%}" if r.blocks else "-" for r in results]))
+    rows.append(Row("gained without it", [_saved(r, ATTENTION) for r in results]))
+    if each:
+        blocks = [{b.name: b for b in r.blocks.blocks if b.is_attention} if r.blocks else {} for r in results]
+        for name in dict.fromkeys(name for held in blocks for name in held):
+            own = [(held[name].ms, held[name].share) if name in held else None for held in blocks]
+            rows.append(Row(name, [_part(part) for part in own]))
+            rows.append(Row("  gained without it", [_saved(r, name) for r in results]))
+        for name in dict.fromkeys(name for r in results for name in r.roofs):
+            rows.append(Row(f"{name}: bound", [_bound(r.roofs.get(name)) for r in results]))
+    return rows
+
+
+def _part(told: tuple[float, float] | None) -> str:
+    return f"{told[0]:.3f} {told[1]:.0%}" if told else "-"
+
+
+def _bound(roof: Roof | None) -> str:
+    if roof is None:
+        return "-"
+    if roof.bound == "memory":
+        return f"memory {roof.memory_share:.0%}"
+    return "overhead" if roof.bound == "overhead" or roof.compute_share is None else f"compute {roof.compute_share:.0%}"
+
+
+def _saved(result: Result, name: str) -> str:
+    return number(result.without[name].ms) if name in result.without else "-"
+
+
 def notes(report: Report) -> Iterator[str]:
     """What the figures rest on, what is missing, and what disturbed them."""
     machine: Mapping[str, Any] = report.environment
@@ -94,6 +139,13 @@ def notes(report: Report) -> Iterator[str]:
         yield f"age: {MEANING[origin]}"
     yield from _of_mode(report)
     yield from _missing(report)
+    if report.peaks:
+        peak = report.peaks
+        kinds = {"f32": peak.f32_gops, "bf16": peak.bf16_gops, "int8": peak.int8_gops}
+        told = ", ".join(f"{kind} {gops:.0f}" for kind, gops in kinds.items() if gops)
+        yield f"the processor's best: {told} billion operations a second, memory {peak.memory_gb_s:.0f} GB/s"
+    for why in sorted({str(r.more["blocks_missing"]) for r in report.results if "blocks_missing" in r.more}):
+        yield f"blocks are not told: {why}"
     for engine, precision, why in report.skipped:
         yield f"not measured: {engine} {precision}: {why}"
     if report.stopped_early:

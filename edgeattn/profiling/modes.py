@@ -281,8 +281,8 @@ def live(bench: Bench, plan: Plan) -> Iterator[float]:
                 yield (place + done) / of
                 if done >= 1.0:
                     break
-            if pipeline.status is not None:
-                contender.more["source_status"] = pipeline.status.report()
+            for status in pipeline.statuses:
+                contender.more["source_status"] = status.report()
         if not contender.ages_ns:
             raise EngineError(f"{source.name} gave no more than {SETTLING} frames; a live profile needs a longer one")
 

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from edgeattn.profiling import plots
-from edgeattn.profiling.figures import TITLES, age_rows, latency_rows, notes, stage_rows
+from edgeattn.profiling.figures import TITLES, age_rows, block_rows, latency_rows, notes, stage_rows
 from edgeattn.profiling.report import Report, Result
 from edgeattn.timing.sensors import told
 
@@ -36,6 +36,7 @@ def page(report: Report, budget: Sequence[str]) -> str:
             (TITLES[report.mode], latency_rows(report)),
             ("age of a frame, ms", age_rows(report)),
             ("stages, medians in ms", stage_rows(report)),
+            ("parts of one inference, ms and share", block_rows(report, each=True)),
         ],
         budget=budget,
         notes=list(notes(report)),

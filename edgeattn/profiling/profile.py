@@ -11,20 +11,27 @@ from typing import Any
 
 from edgeattn import engines
 from edgeattn.bundle import Bundle, load
+from edgeattn.engines.base import Array
 from edgeattn.engines.choose import choose
 from edgeattn.errors import BundleError, EngineError
 from edgeattn.profiling import frames
-from edgeattn.profiling.bench import Bench
+from edgeattn.profiling.ablation import measure_without
+from edgeattn.profiling.bench import Bench, Contender
+from edgeattn.profiling.blocks import ATTENTION, Blocks, measure_blocks
 from edgeattn.profiling.cold import ColdStarts, cold, start
 from edgeattn.profiling.identity import model_of
 from edgeattn.profiling.modes import MEASURE, STARTS, Plan, plan
+from edgeattn.profiling.peaks import Peaks, measure_peaks
 from edgeattn.profiling.report import Report, Result
+from edgeattn.profiling.roofline import Roof, roof, work_of
 from edgeattn.spec import Artefact
 from edgeattn.timing import Clock, environment, monotonic_ns, pressure, sensors
 from edgeattn.timing.memory import memory
 
 READ_EVERY_NS = 2_000_000_000
 """Time between two readings of the sensors."""
+ALONE = 0.6
+"""Part of the progress that the inferences take; the rest goes to what each block takes."""
 ONE_ARTEFACT = ("sustained", "live")
 """Modes that measure the artefact that `run` would take, where none is named: they last, or they are the real loop."""
 
@@ -51,6 +58,7 @@ class Profiler:
         fps: float = 30.0,
         minutes: float = 30.0,
         memory: bool = False,
+        blocks: bool = False,
         clock: Clock = monotonic_ns,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
@@ -60,7 +68,8 @@ class Profiler:
         )
         if mode == "throughput":
             threads = threads or 1  # of each stream
-        self._bundle, self._clock, self._threads = bundle, clock, threads
+        self._bundle, self._clock, self._threads, self._each_block = bundle, clock, threads, blocks
+        self._peaks: Peaks | None = None
         self._complete = False
         self._stack = contextlib.ExitStack()
         self._bench: Bench | None = None
@@ -136,6 +145,7 @@ class Profiler:
             readings=tuple(self._readings),
             stopped_early=not self._complete,
             mode=self._plan.mode,
+            peaks=self._peaks,
         )
 
     def _measure(self) -> Iterator[float]:
@@ -145,7 +155,35 @@ class Profiler:
         for each in self._starts:  # one start each, for the memory of a process that holds this artefact alone
             if (each.artefact.engine, each.artefact.precision) not in {(e, p) for e, p, _ in self._bench.skipped}:
                 start(self._bundle, each, self._threads)
-        yield from MEASURE[self._plan.mode](self._bench, self._plan)
+        if self._plan.mode != "single":
+            yield from MEASURE[self._plan.mode](self._bench, self._plan)
+            return
+        for done in MEASURE["single"](self._bench, self._plan):
+            yield done * ALONE
+        for i, contender in enumerate(self._bench.contenders, start=1):
+            self._measure_blocks(contender, self._bench.image)
+            yield ALONE + (1.0 - ALONE) * i / len(self._bench.contenders)
+
+    def _measure_blocks(self, contender: Contender, image: Array) -> None:
+        """What each block takes, and what is gained without; what cannot be told is left out, with the reason."""
+        names = [each.block for each in self._bundle.spec.maps]
+        if not names:
+            return
+        choices = {ATTENTION: names} | ({name: [name] for name in names} if self._each_block else {})
+        try:
+            contender.blocks = measure_blocks(self._bundle, contender.engine, image)
+            if self._each_block:
+                contender.roofs = self._roofs(contender.blocks)
+            contender.without = measure_without(self._bundle, contender.artefact, contender.engine, image, choices)
+        except (BundleError, EngineError) as error:
+            contender.more["blocks_missing"] = str(error)
+
+    def _roofs(self, blocks: Blocks) -> dict[str, Roof]:
+        """Each part against the processor's peaks, which are measured once."""
+        self._peaks = self._peaks or measure_peaks(threads=self._threads)
+        names = [each.block for each in self._bundle.spec.maps]
+        work = work_of(self._bundle.file(self._bundle.artefact("onnxruntime", "float")), names)
+        return {block.name: roof(block, work[block.name], self._peaks) for block in blocks.blocks if block.name in work}
 
     def _results(self) -> tuple[Result, ...]:
         """Of every artefact; in modes that take one after the other, of those that had their turn."""
@@ -179,7 +217,8 @@ def profile(
             measure these only (None: all that the bundle has); `threads`: threads that compute one inference; `samples`:
             inferences (frames, starts) an artefact; `seconds`: how long altogether (with `samples` too, whichever is
             reached first); `until`: percentile, as `p99`, that the samples must suffice for; `fps` of `paced`; `minutes`
-            of `sustained`; `memory`: start a process an artefact to weigh it.
+            of `sustained`; `memory`: start a process an artefact to weigh it; `blocks`: also time the net without each
+            attention block.
 
     Raises:
         BundleError: the bundle is damaged, or holds no such artefact.

@@ -11,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.engines.base import Layer
+from edgeattn.profiling.ablation import Saved
+from edgeattn.profiling.blocks import ATTENTION, Block, Blocks
+from edgeattn.profiling.peaks import Peaks
+from edgeattn.profiling.roofline import Roof
 from edgeattn.timing.histogram import Histogram
 from edgeattn.timing.sensors import Sensors, dropped, told
 from edgeattn.timing.statistics import (
@@ -80,6 +84,12 @@ class Result:
     """How inferences followed each other: see `modes`."""
     memory: Mapping[str, Any] = field(default_factory=dict)
     """Of a process that holds this artefact alone; empty where none was started."""
+    blocks: Blocks | None = None
+    """What each part of the net takes; None: not measured, or its engine does not tell."""
+    without: Mapping[str, Saved] = field(default_factory=dict)
+    """What is gained without an attention block, or without all of them (`ATTENTION`)."""
+    roofs: Mapping[str, Roof] = field(default_factory=dict)
+    """Each part against the processor's best, where that was asked for."""
     more: Mapping[str, Any] = field(default_factory=dict)
     """What only this mode tells."""
 
@@ -111,8 +121,13 @@ class Result:
             return float(self.more["throughput_fps"])
         return 1000 / float(self.latencies_ms.mean()) if self.latencies_ms.size and self.mode == "single" else None
 
+    def _block(self, block: Block) -> dict[str, Any]:
+        without = self.without.get(block.name)
+        held = self.roofs.get(block.name)
+        return vars(block) | {"without": vars(without) if without else None, "roof": vars(held) if held else None}
+
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `blocks` stays empty until costs are told per attention block."""
+        """Plain JSON values."""
         latency, values = self.latency_ms, self.latencies_ms
         n = latency.pop("n")
         if values.size:
@@ -139,7 +154,9 @@ class Result:
             "memory": dict(self.memory) or None,
             "details": dict(self.details),
             "layers": [{"names": list(names), "type": kind, "precision": to} for names, kind, to in self.layers],
-            "blocks": [],
+            "blocks": [self._block(each) for each in self.blocks.blocks] if self.blocks else [],
+            "blocks_sum_over_whole": self.blocks.accounted if self.blocks else None,
+            "without_attention": vars(self.without[ATTENTION]) if ATTENTION in self.without else None,
             "latencies_ms": values.round(4).tolist() if values.size <= RAW_KEPT else None,
             **self.more,
         }
@@ -187,6 +204,8 @@ class Report:
     """True when it was interrupted; the figures are of what had been measured by then."""
     mode: str = "single"
     """How inferences followed each other."""
+    peaks: Peaks | None = None
+    """The processor's best, where parts were held against it."""
 
     @property
     def weather(self) -> tuple[str, ...]:
@@ -261,6 +280,7 @@ class Report:
             "results": results,
             "skipped": [{"engine": e, "precision": p, "reason": why} for e, p, why in self.skipped],
             "environment": dict(self.environment),
+            "peaks": vars(self.peaks) if self.peaks else None,
         }
 
 

@@ -6,11 +6,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from edgeattn.profiling.figures import TITLES, Row, age_rows, latency_rows, notes, stage_rows
+from edgeattn.profiling.figures import TITLES, Row, age_rows, block_rows, latency_rows, notes, stage_rows
 from edgeattn.profiling.report import Report
 
 
-def render(report: Report) -> Group:
+def render(report: Report, *, each_block: bool = False) -> Group:
     """The tables (one inference, ages, a frame's way) and the lines that say what they rest on."""
     parts = [
         (f"{report.bundle}: {TITLES[report.mode]}", latency_rows(report)),
@@ -20,6 +20,7 @@ def render(report: Report) -> Group:
             stage_rows(report),
         ),
     ]
+    parts.append(("parts of one inference, ms and share", block_rows(report, each=each_block)))
     tables = [_table(report, title, rows) for title, rows in parts if rows]
     return Group(*tables, *map(Text, notes(report)))
 
