@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgeattn.camera.live import Live
     from edgeattn.camera.pipeline import Pipeline
     from edgeattn.camera.record import Record
+    from edgeattn.camera.rotate import Rotation
     from edgeattn.camera.sinks import Sink
     from edgeattn.camera.slot import Policy
 
@@ -62,6 +63,18 @@ def run(
         typer.Option(help="window, mp4, jsonl or none; several by commas. Default: --web, window, else mp4."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File for mp4 or jsonl; jsonl goes to the screen without.")] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Write files of --rotate, named after their time; remove the oldest above that size: 2GB."),
+    ] = None,
+    rotate: Annotated[
+        str | None,
+        typer.Option(help="Begin a new file after that time or size: 1h, 500MB; 10min by default with --keep."),
+    ] = None,
+    on_change: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Lines only when the answer has changed and held for that many seconds, as 0.5."),
+    ] = None,
     web: Annotated[
         str | None, typer.Option(help="Serve a page with the live picture: HOST:PORT, by default 127.0.0.1:8080.")
     ] = None,
@@ -95,9 +108,16 @@ def run(
     if web is not None:
         from edgeattn.camera.web import Web
     asked = _asked(sink) or (["none"] if web is not None else None)
+    if on_change is not None and "jsonl" not in (asked or ()):
+        asked = [*(asked or ()), "jsonl"]
+    rotation = _rotation(keep, rotate)
+    if rotation and not {"mp4", "jsonl"}.intersection(asked or ()):
+        asked = [*(asked or ()), "mp4"]
     loaded, opened = load(bundle), open_source(source, realtime=realtime)
+    if on_change is not None and isinstance(opened, Folder):
+        raise EdgeAttnError(f"{source}: pictures of a folder do not follow each other in time; leave out --on-change")
     names, notices = _possible(asked)
-    files = _files(names, out, opened)
+    files = _files(names, out, opened, rotated=rotation is not None)
     if maps and not loaded.spec.maps:
         notices.append(f"{loaded.name} gives no attention maps")
     if maps is None:
@@ -127,13 +147,13 @@ def run(
             for line in [
                 f"{loaded.name}: {pipeline.line}",
                 *notices,
-                *(f"writing {path}" for _, path in files if path),
+                *(_writing(path, rotation) for _, path in files if path),
             ]:
                 say(line)
             live = _live(pipeline, "window" in names, collect, say)
             stack.callback(live.close)
-            for file in files:
-                live.add(_sink(*file, opened))
+            for each in _sinks(files, opened, rotation, on_change, say):
+                live.add(each)
             if web is not None:
                 page = Web(live, web, token)
                 live.add(page)
@@ -186,7 +206,18 @@ def _possible(asked: list[str] | None) -> tuple[list[str], list[str]]:
     return others or ["mp4"], [f"no window, {problem}"]
 
 
-def _files(names: Sequence[str], out: Path | None, source: Source) -> list[tuple[str, Path | None]]:
+def _rotation(keep: str | None, rotate: str | None) -> Rotation | None:
+    """What `--keep` and `--rotate` ask for; None: neither was given."""
+    from edgeattn.camera.rotate import EVERY_S, Rotation
+    from edgeattn.cli.units import size, time_or_size
+
+    if keep is None and rotate is None:
+        return None
+    every_s, most_bytes = time_or_size("--rotate", rotate) if rotate else (EVERY_S, None)
+    return Rotation(every_s, most_bytes, size("--keep", keep) if keep else None)
+
+
+def _files(names: Sequence[str], out: Path | None, source: Source, *, rotated: bool) -> list[tuple[str, Path | None]]:
     """Sinks that write files, with their paths; None: the screen.
 
     Raises:
@@ -194,7 +225,8 @@ def _files(names: Sequence[str], out: Path | None, source: Source) -> list[tuple
     """
     kinds = [name for name in ("mp4", "jsonl") if name in names]
     stem = Path(source.name).stem if Path(source.name).exists() else "".join(filter(str.isalnum, source.name))[:40]
-    paths = {"mp4": Path(f"edgeattn-{stem or 'run'}.mp4"), "jsonl": None}
+    video = Path(f"edgeattn-{stem or 'run'}.mp4")
+    paths = {"mp4": video, "jsonl": video.with_suffix(".jsonl") if rotated else None}
     if out is not None:
         paths = {kind: out if len(kinds) == 1 else out.with_suffix(f".{kind}") for kind in kinds}
     for path in paths.values():
@@ -203,12 +235,37 @@ def _files(names: Sequence[str], out: Path | None, source: Source) -> list[tuple
     return [(kind, paths[kind]) for kind in kinds]
 
 
-def _sink(kind: str, path: Path | None, source: Source) -> Sink:
+def _writing(path: Path, rotation: Rotation | None) -> str:
+    return f"writing {path}" if rotation is None else f"writing {path.with_name(f'{path.stem}-TIME{path.suffix}')}"
+
+
+def _sinks(
+    files: Sequence[tuple[str, Path | None]],
+    source: Source,
+    rotation: Rotation | None,
+    on_change: float | None,
+    say: Callable[[str], None],
+) -> Iterator[Sink]:
+    """The sinks that write files, or lines to the screen; those of a live source wait where the disk is full."""
+    from edgeattn.camera.lines import Changes, frame_line
+    from edgeattn.camera.rotate import Rotating, Segments
     from edgeattn.camera.sinks import JsonLines, VideoFile
 
-    if kind == "mp4" and path is not None:
-        return VideoFile(path, fps=source.fps, hold=source.live)
-    return JsonLines(path)
+    tell = frame_line if on_change is None else Changes(on_change, fps=None if source.live else source.fps)
+    segments: Segments | None = None
+    for kind, path in files:
+        if path is None:
+            yield JsonLines(None, tell)
+            continue
+        make: Callable[[Path], Sink] = functools.partial(JsonLines, tell=tell)
+        if kind == "mp4":
+            make = functools.partial(VideoFile, fps=source.fps, hold=source.live)
+        if rotation is None and not source.live:
+            yield make(path)
+            continue
+        if segments is None:
+            segments = Segments(path.parent, path.stem, rotation.keep_bytes if rotation else None)
+        yield Rotating(make, path, segments, rotation, say=say)
 
 
 def _live(pipeline: Pipeline, windowed: bool, collect: Path | None, say: Callable[[str], None]) -> Live:
@@ -239,10 +296,7 @@ def _report(record: Record, pipeline: Pipeline, feeds: Sequence[Feed]) -> dict[s
         "threads": engine.threads,
         "maps": pipeline.maps,
         **record.report(pipeline.status),
-        "sinks": [
-            {"name": feed.sink.name, "written": feed.written, "dropped": feed.dropped, "failed": feed.error is not None}
-            for feed in feeds
-        ],
+        "sinks": [feed.report() for feed in feeds],
         "rss_mb": round(psutil.Process().memory_info().rss / 1e6, 1),
     }
 
