@@ -21,6 +21,7 @@ from edgeattn.errors import EdgeAttnError, NameNotFoundError
 if TYPE_CHECKING:
     from edgeattn.camera.feed import Feed
     from edgeattn.camera.frame import Source
+    from edgeattn.camera.lines import Tell
     from edgeattn.camera.live import Live
     from edgeattn.camera.pipeline import Pipeline
     from edgeattn.camera.record import Record
@@ -73,7 +74,13 @@ def run(
     ] = None,
     on_change: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Lines only when the answer has changed and held for that many seconds, as 0.5."),
+        typer.Option(min=0.0, help="Tell only when the answer has changed and held for that many seconds, as 0.5."),
+    ] = None,
+    mqtt: Annotated[
+        str | None,
+        typer.Option(
+            help="Publish there: mqtt://[NAME:PASSWORD@]HOST[:PORT]/TOPIC; env:NAME reads it from a variable."
+        ),
     ] = None,
     web: Annotated[
         str | None, typer.Option(help="Serve a page with the live picture: HOST:PORT, by default 127.0.0.1:8080.")
@@ -107,8 +114,13 @@ def run(
 
     if web is not None:
         from edgeattn.camera.web import Web
-    asked = _asked(sink) or (["none"] if web is not None else None)
-    if on_change is not None and "jsonl" not in (asked or ()):
+    broker = None
+    if mqtt is not None:
+        from edgeattn.camera.mqtt import Mqtt, parse_broker
+
+        broker = parse_broker(mqtt)
+    asked = _asked(sink) or (["none"] if web is not None or broker is not None else None)
+    if on_change is not None and broker is None and "jsonl" not in (asked or ()):
         asked = [*(asked or ()), "jsonl"]
     rotation = _rotation(keep, rotate)
     if rotation and not {"mp4", "jsonl"}.intersection(asked or ()):
@@ -154,6 +166,8 @@ def run(
             stack.callback(live.close)
             for each in _sinks(files, opened, rotation, on_change, say):
                 live.add(each)
+            if broker is not None:
+                live.add(Mqtt(broker, _tell(opened, on_change), lasting=on_change is not None, say=say))
             if web is not None:
                 page = Web(live, web, token)
                 live.add(page)
@@ -247,11 +261,10 @@ def _sinks(
     say: Callable[[str], None],
 ) -> Iterator[Sink]:
     """The sinks that write files, or lines to the screen; those of a live source wait where the disk is full."""
-    from edgeattn.camera.lines import Changes, frame_line
     from edgeattn.camera.rotate import Rotating, Segments
     from edgeattn.camera.sinks import JsonLines, VideoFile
 
-    tell = frame_line if on_change is None else Changes(on_change, fps=None if source.live else source.fps)
+    tell = _tell(source, on_change)
     segments: Segments | None = None
     for kind, path in files:
         if path is None:
@@ -266,6 +279,12 @@ def _sinks(
         if segments is None:
             segments = Segments(path.parent, path.stem, rotation.keep_bytes if rotation else None)
         yield Rotating(make, path, segments, rotation, say=say)
+
+
+def _tell(source: Source, on_change: float | None) -> Tell:
+    from edgeattn.camera.lines import Changes, frame_line
+
+    return frame_line if on_change is None else Changes(on_change, fps=None if source.live else source.fps)
 
 
 def _live(pipeline: Pipeline, windowed: bool, collect: Path | None, say: Callable[[str], None]) -> Live:

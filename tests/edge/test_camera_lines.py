@@ -73,7 +73,7 @@ def test_times_are_the_walls_when_live_and_the_films_in_a_file() -> None:
 
 
 def test_a_time_below_nothing_says_so() -> None:
-    with pytest.raises(EdgeAttnError, match="as --on-change 0.5"):
+    with pytest.raises(EdgeAttnError, match=r"as --on-change 0\.5"):
         Changes(-1)
 
 
