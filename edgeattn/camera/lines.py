@@ -28,6 +28,7 @@ def frame_line(result: Result) -> dict[str, Any]:
         "rejected": result.prediction.rejected,
         "smoothed": result.smoothed.label,
         "dropped": result.dropped,
+        "camera": result.camera,
         "truth": result.frame.truth,
     }
 
@@ -42,7 +43,7 @@ class _Answer:
 
 
 class Changes:
-    """Tells when the smoothed answer has changed and held; "none of these" is an answer too.
+    """Tells when the smoothed answer of a camera has changed and held; "none of these" is an answer too.
 
     An answer that goes before it has held is never told. The first one that holds comes from None.
     """
@@ -61,24 +62,24 @@ class Changes:
         if hold_s < 0:
             raise EdgeAttnError(f"an answer cannot hold for {hold_s:g} seconds; give 0 or more, as --on-change 0.5")
         self._hold_s, self._fps, self._clock = hold_s, fps, clock
-        self._told: _Answer | None = None
-        self._new: _Answer | None = None
+        self._told: dict[int, _Answer] = {}  # by camera
+        self._new: dict[int, _Answer] = {}
 
     def __call__(self, result: Result) -> dict[str, Any] | None:
         """The change that this result completes; None: there is none."""
-        answer, frame = result.smoothed, result.frame
+        answer, frame, camera = result.smoothed, result.frame, result.camera
         now_s = frame.index / self._fps if self._fps else frame.captured_ns / 1e9
-        before = self._told
+        before, new = self._told.get(camera), self._new.get(camera)
         if before is not None and answer.label == before.label:
-            self._new = None
+            self._new.pop(camera, None)
             return None
-        if self._new is None or self._new.label != answer.label:
-            self._new = _Answer(answer.label, frame.index, now_s)
-        held_s = now_s - self._new.since_s
+        if new is None or new.label != answer.label:
+            new = self._new[camera] = _Answer(answer.label, frame.index, now_s)
+        held_s = now_s - new.since_s
         if held_s < self._hold_s:
             return None
-        self._told, self._new = self._new, None
-        since_s = self._told.since_s
+        self._told[camera] = self._new.pop(camera)
+        since_s = new.since_s
         ago_s = (self._clock() - frame.captured_ns) / 1e9 + held_s
         began = {"at_s": round(since_s, 3)} if self._fps else {"time": _wall(ago_s)}
         return began | {
@@ -88,7 +89,8 @@ class Changes:
             "score": round(answer.score, 4),
             "held_s": round(held_s, 3),
             "before_s": round(since_s - before.since_s, 3) if before else None,
-            "index": self._told.index,
+            "index": new.index,
+            "camera": camera,
         }
 
 

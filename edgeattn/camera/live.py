@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeattn.camera import canvas
-from edgeattn.camera.canvas import Painter, Painting
+from edgeattn.camera.canvas import Mosaic, Painter, Painting, Tile
 from edgeattn.camera.controls import HELP, Collector, Controls, save_picture
 from edgeattn.camera.feed import Feed, Waiting
 from edgeattn.camera.pipeline import Pipeline, Result
@@ -24,11 +24,29 @@ from edgeattn.camera.state import Status
 from edgeattn.errors import EdgeAttnError
 from edgeattn.timing import monotonic_ns
 
+
+@dataclasses.dataclass
+class Channel:
+    """One of the sources while it runs."""
+
+    name: str
+    """What to call it."""
+    record: Record
+    """Counts and times of its frames."""
+    status: Status | None = None
+    """How it is doing, as it was said."""
+    painting: Tile | None = None
+    """Its newest picture, where there are several."""
+    painted_ns: int = 0
+    """From when that is."""
+
+
 SAID_FOR_FRAMES = 60
 """How long a message stays on the screen."""
 SILENT_S = 3.0
 """After how long without a frame a source is called silent."""
 _KEYS_EVERY_S = 0.05
+_STATE_EVERY_S = 0.5
 
 
 class Live:
@@ -63,7 +81,9 @@ class Live:
         """The sinks, each with what waits for it."""
         self._window, self._collector, self._say = window, collector, say
         self._painter = Painter(pipeline.bundle.spec, self.record.stages)
-        self._status: Status | None = None
+        several = len(pipeline.sources) > 1
+        self.channels = [Channel(each.name, Record() if several else self.record) for each in pipeline.sources]
+        """The sources."""
         pipeline.waiting = self._wait
         self._message, self._message_left = (HELP if window else ""), SAID_FOR_FRAMES
         for sink in sinks:
@@ -96,29 +116,43 @@ class Live:
         paused = self.controls.paused and not pipeline.source.live
         late = now["silent_s"] is not None and now["silent_s"] > SILENT_S
         state = "starting" if not now["frames"] else "paused" if paused else "silent" if late else "running"
-        camera = pipeline.status
-        if camera is not None and camera.state != "live":
-            state = camera.state
+        cameras = pipeline.statuses
+        if cameras and not any(camera.state == "live" for camera in cameras):
+            state = cameras[0].state
+        drops = [dict(camera.drops or {}) for camera in cameras] or [{"source": now["dropped"]}]
         return {
             "schema": "edgeattn.status/1",
             "state": state,
             "bundle": pipeline.bundle.name,
-            "source": pipeline.source.name.partition("?")[0],  # what follows may be a password
+            "source": ", ".join(_public(each.name) for each in self.channels),
             "engine": engine.name,
             "precision": engine.precision,
             "executed_precision": engine.executed_precision,
             "threads": engine.threads,
             **now,
             "age_means": MEANING.get(now["age_from"]),
-            "dropped": (dict(camera.drops or {}) if camera else {"source": now["dropped"]})
+            "dropped": {cause: sum(each.get(cause, 0) for each in drops) for cause in drops[0]}
             | {feed.sink.name: feed.dropped for feed in self.feeds},
-            "reconnects": camera.reconnects if camera else None,
-            "camera": camera.report() if camera else None,
+            "reconnects": sum(camera.reconnects for camera in cameras) if cameras else None,
+            "cameras": [
+                {"source": _public(each.name), "fps": each.record.fps_now, **camera.report()}
+                for each, camera in zip(self.channels, cameras, strict=False)
+            ],
             "failed": [feed.sink.name for feed in self.feeds if feed.error],
             "blocks": list(self.controls.blocks),
             "gives_maps": bool(pipeline.bundle.spec.maps),
             "view": dataclasses.asdict(self.controls.view),
         }
+
+    def by_source(self) -> list[dict[str, Any]]:
+        """Each source's own report, where there are several; as plain JSON values."""
+        if len(self.channels) == 1:
+            return []
+        statuses = self.pipeline.statuses
+        return [
+            {"source": each.name, **each.record.report([status])}
+            for each, status in zip(self.channels, statuses, strict=False)
+        ]
 
     def close(self) -> None:
         """Close the sinks, each with all that it was given, and the window."""
@@ -129,8 +163,10 @@ class Live:
 
     def _loop(self, show: Callable[[Painting], None] | None, max_frames: int | None) -> None:
         for result in self.pipeline:
-            self._tell_state()
+            self._tell_states()
             self.record.add(result)
+            if len(self.channels) > 1:
+                self.channels[result.camera].record.add(result)
             with self.record.stages("hand"):
                 painting = self._painting(result)
                 for feed in self.feeds:
@@ -172,30 +208,53 @@ class Live:
             raise errors[0]
 
     def _wait(self) -> bool:
-        """While the source gives no frame: say so; True: to quit."""
-        self._tell_state()
+        """While no source gives a frame: say so; True: to quit."""
+        self._tell_states()
         return self.controls.quit
 
-    def _tell_state(self) -> None:
-        """Say it when the source's state has changed."""
-        was, status = self._status, self.pipeline.status
-        self._status = status
-        if status is None or status.state == (was.state if was else "connecting"):
-            return
-        if status.state == "live" and was is not None and was.state != "connecting":
-            self._say(f"{self.pipeline.source.name}: live again")
-        elif status.state != "live":
-            self._say(f"{self.pipeline.source.name}: {status.state} ({status.reason})")
+    def _tell_states(self) -> None:
+        """Say it when a source's state has changed."""
+        for channel, status in zip(self.channels, self.pipeline.statuses, strict=False):
+            was, channel.status = channel.status, status
+            if status.state == (was.state if was else "connecting"):
+                continue
+            if status.state != "live":
+                self._say(f"{channel.name}: {status.state} ({status.reason})")
+            elif was is not None and was.state != "connecting":
+                self._say(f"{channel.name}: live again")
 
     def _painting(self, result: Result) -> Painting:
-        lines = [canvas.figures(result, self.record)]
-        status = self._status
-        if status is not None and status.state != "live":
-            lines.append(f"{status.state} for {(monotonic_ns() - status.since_ns) / 1e9:.1f} s")
-        if self._message_left > 0:
+        """What is to be seen now that there is this result."""
+        channel = self.channels[result.camera]
+        lines = self._lines(channel, result)
+        if self._message and self._message_left > 0:
             self._message_left -= 1
-            lines.append(self._message)
-        return self._painter(result, self.controls.view, tuple(filter(None, lines)))
+            lines += (self._message,)
+        painting = self._painter(result, self.controls.view, lines)
+        if len(self.channels) == 1:
+            return painting
+        channel.painting, channel.painted_ns = painting, monotonic_ns()
+        return Mosaic(result, [self._tile(each) for each in self.channels], self._painter)
+
+    def _tile(self, channel: Channel) -> Tile | tuple[str, ...]:
+        """Its newest picture; of a camera that gives none, with its state as it is now."""
+        painting, now_ns = channel.painting, monotonic_ns()
+        if painting is None:
+            return self._lines(channel)
+        if not _is_live(channel.status) and now_ns - channel.painted_ns > _STATE_EVERY_S * 1e9:
+            lines = self._lines(channel, painting.result)
+            channel.painting, channel.painted_ns = self._painter(painting.result, self.controls.view, lines), now_ns
+        return channel.painting or painting
+
+    def _lines(self, channel: Channel, result: Result | None = None) -> tuple[str, ...]:
+        """What stands on a source's picture."""
+        lines = [_public(channel.name)] if len(self.channels) > 1 else []
+        if result is not None:
+            lines.append(canvas.figures(result, channel.record))
+        status = channel.status
+        if status is not None and not _is_live(status):
+            lines.append(f"{status.state} for {(monotonic_ns() - status.since_ns) / 1e9:.1f} s")
+        return tuple(lines)
 
     def _interact(self, window: Window, painting: Painting) -> None:
         """Show the picture and do what the keys ask for; while paused, stay with it."""
@@ -220,3 +279,11 @@ class Live:
     def _tell(self, message: str) -> None:
         self._message, self._message_left = message, SAID_FOR_FRAMES
         self._say(message)
+
+
+def _is_live(status: Status | None) -> bool:
+    return status is None or status.state == "live"
+
+
+def _public(name: str) -> str:
+    return name.partition("?")[0]  # what follows may be a password

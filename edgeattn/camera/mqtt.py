@@ -86,18 +86,27 @@ class Mqtt:
 
     name, waiting = "mqtt", WAITING
 
-    def __init__(self, broker: Broker, tell: Tell, *, lasting: bool, say: Callable[[str], object] = print) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        tell: Tell,
+        *,
+        lasting: bool,
+        several: bool = False,
+        say: Callable[[str], object] = print,
+    ) -> None:
         """Begin to connect; never waits.
 
         Args:
             broker: where to.
             tell: makes the messages.
             lasting: they are changes, each worth keeping until it is delivered, and not single frames.
+            several: the results are of several cameras, each with a topic of its own, `TOPIC/0` and so on.
             say: tells how the connection is doing.
         """
         self.connects, self.delivered, self.missed = 0, 0, 0
         """Times connected; messages that reached the broker (of frames: that were sent); messages given up."""
-        self._broker, self._tell, self._lasting, self._say = broker, tell, lasting, say
+        self._broker, self._tell, self._lasting, self._several, self._say = broker, tell, lasting, several, say
         self._said = ""
         client = self._client = Client(CallbackAPIVersion.VERSION2)
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
@@ -128,7 +137,8 @@ class Mqtt:
             return
         qos = 1 if self._lasting else 0
         payload = json.dumps(message, ensure_ascii=False)
-        sent = self._client.publish(self._broker.topic, payload, qos=qos, retain=self._lasting)
+        topic = f"{self._broker.topic}/{result.camera}" if self._several else self._broker.topic
+        sent = self._client.publish(topic, payload, qos=qos, retain=self._lasting)
         if sent.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
             self.missed += 1
 

@@ -10,14 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-import numpy as np
-
 from edgeattn._cv2 import cv2
 from edgeattn.camera.canvas import Draws
 from edgeattn.camera.lines import Tell, frame_line
 from edgeattn.camera.pipeline import Result
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
+from edgeattn.tasks import drawing
 from edgeattn.timing import NS_PER_MS, Clock, monotonic_ns
 
 NAMES = ("window", "mp4", "jsonl", "none")
@@ -144,7 +143,7 @@ class VideoFile:
         for _ in range(missing):
             self._append(self._last)
         if missing >= 0:
-            self._last = _fitted(picture, self._size)
+            self._last = drawing.fitted(picture, self._size)
             self._append(self._last)
             self._written += missing + 1
 
@@ -243,18 +242,3 @@ class JsonLines:
     def _failure(self, error: OSError) -> EdgeAttnError:
         where = self.path or "the standard output"
         return EdgeAttnError(f"{where}: cannot be written ({error.strerror}); make room or choose another --out")
-
-
-def _fitted(picture: Picture, size: tuple[int, int]) -> Picture:
-    """Scale into (width, height), the rest black; up to a few pixels are only padded."""
-    width, height = size
-    if picture.shape[:2] == (height, width):
-        return picture
-    scale = min(width / picture.shape[1], height / picture.shape[0])
-    if not 1.0 <= scale <= 1.02:
-        sides = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-        picture = np.asarray(cv2.resize(picture, sides, interpolation=cv2.INTER_AREA), np.uint8)
-    canvas = np.zeros((height, width, 3), np.uint8)
-    top, left = (height - picture.shape[0]) // 2, (width - picture.shape[1]) // 2
-    canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-    return canvas

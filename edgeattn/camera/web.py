@@ -93,7 +93,9 @@ class Web:
         self.token = token or (None if _is_loopback(self.host) else secrets.token_urlsafe(16))
         """What a browser must show; None: nothing, on a loopback address."""
         self._live = live
-        self._draws: Draws = "attention" if live.pipeline.bundle.spec.task == "classify" else "all"
+        self._several = len(live.channels) > 1
+        # The answer stands beside the picture, where there is one picture.
+        self._draws: Draws = "all" if self._several else "attention"
         self._clients: set[_Client] = set()
         self._asking = 0  # requests that wait for one picture
         self._skipped = 0
@@ -125,7 +127,7 @@ class Web:
     def write(self, result: Result, picture: Picture | None) -> None:
         """Encode the picture and pass it to the server's thread."""
         if picture is not None:
-            self._loop.call_soon_threadsafe(self._publish, _jpeg(picture), _answer(result))
+            self._loop.call_soon_threadsafe(self._publish, _jpeg(picture), None if self._several else _answer(result))
 
     def close(self) -> None:
         """End the server and every connection."""
@@ -162,7 +164,7 @@ class Web:
         self._came.set()
         await runner.cleanup()
 
-    def _publish(self, jpeg: bytes, answer: dict[str, Any]) -> None:
+    def _publish(self, jpeg: bytes, answer: dict[str, Any] | None) -> None:
         self._number += 1
         self._jpeg, self._message = jpeg, self._packed(jpeg, answer)
         came, self._came = self._came, asyncio.Event()
@@ -310,7 +312,10 @@ def split_address(address: str) -> tuple[str, int]:
 
 def metrics(status: dict[str, Any]) -> str:
     """A run's status as Prometheus reads it; what is not known yet is left out."""
-    camera = status.get("camera")
+    cameras = status.get("cameras", [])
+    live: list[tuple[str, float | None]] = [
+        (f"camera={json.dumps(each['source'])}", float(each["state"] == "live")) for each in cameras
+    ]
     drops = [(f'cause="{cause}"', count) for cause, count in status["dropped"].items()]
     quantiles = {
         key: [(f'quantile="{q}"', status[f"{key}_ms"][p]) for q, p in ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))]
@@ -321,12 +326,7 @@ def metrics(status: dict[str, Any]) -> str:
         ("dropped_total", "counter", "Frames left out, by cause.", drops),
         ("reconnects_total", "counter", "Times the stream was opened again.", [("", status["reconnects"])]),
         ("up", "gauge", "1 while the loop turns.", [("", float(status["state"] in _WELL))]),
-        (
-            "camera_live",
-            "gauge",
-            "1 while frames come.",
-            [("", None if camera is None else float(camera["state"] == "live"))],
-        ),
+        ("camera_live", "gauge", "1 while frames come.", live),
         ("fps", "gauge", "Results a second, over the latest.", [("", status["fps"])]),
         ("age_ms", "gauge", "From capture to result, over the latest.", quantiles["age"]),
         ("infer_ms", "gauge", "Time in the engine, over the latest.", quantiles["infer"]),

@@ -16,17 +16,15 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from edgeattn.cli.common import console, write_json
-from edgeattn.errors import EdgeAttnError, NameNotFoundError
+from edgeattn.cli.outputs import file_sinks, files_of, possible, rotation_of, sink_names, told_by, written_to
+from edgeattn.errors import EdgeAttnError
 
 if TYPE_CHECKING:
     from edgeattn.camera.feed import Feed
     from edgeattn.camera.frame import Source
-    from edgeattn.camera.lines import Tell
     from edgeattn.camera.live import Live
     from edgeattn.camera.pipeline import Pipeline
     from edgeattn.camera.record import Record
-    from edgeattn.camera.rotate import Rotation
-    from edgeattn.camera.sinks import Sink
     from edgeattn.camera.slot import Policy
 
 SCHEMA = "edgeattn.run/1"
@@ -47,11 +45,13 @@ def run(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder, or its name in the zoo.")],
     *,
     source: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            help="Camera number, rtsp:// or http:// stream, video, picture, folder; env:NAME reads it from a variable; test."
+            help="Camera number (default: 0), rtsp:// or http:// stream, video, picture, folder; env:NAME reads it from a "
+            "variable; test. Several cameras: --source A --source B.",
+            show_default=False,
         ),
-    ] = "0",
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: the fastest here.")] = None,
     precision: Annotated[str | None, typer.Option(help="float, bf16 or int8; default: the fastest here.")] = None,
     device: Annotated[
@@ -119,24 +119,27 @@ def run(
         from edgeattn.camera.mqtt import Mqtt, parse_broker
 
         broker = parse_broker(mqtt)
-    asked = _asked(sink) or (["none"] if web is not None or broker is not None else None)
+    asked = sink_names(sink) or (["none"] if web is not None or broker is not None else None)
     if on_change is not None and broker is None and "jsonl" not in (asked or ()):
         asked = [*(asked or ()), "jsonl"]
-    rotation = _rotation(keep, rotate)
+    rotation = rotation_of(keep, rotate)
     if rotation and not {"mp4", "jsonl"}.intersection(asked or ()):
         asked = [*(asked or ()), "mp4"]
-    loaded, opened = load(bundle), open_source(source, realtime=realtime)
+    loaded, sources = load(bundle), [open_source(each, realtime=realtime) for each in source or ["0"]]
+    opened = sources[0]
+    if collect is not None and len(sources) > 1:
+        raise EdgeAttnError("--collect saves one camera's frames; give it one --source")
     if on_change is not None and isinstance(opened, Folder):
-        raise EdgeAttnError(f"{source}: pictures of a folder do not follow each other in time; leave out --on-change")
-    names, notices = _possible(asked)
-    files = _files(names, out, opened, rotated=rotation is not None)
+        raise EdgeAttnError(f"{opened.name}: pictures of a folder do not follow each other; leave out --on-change")
+    names, notices = possible(asked)
+    files = files_of(names, out, opened, rotated=rotation is not None)
     if maps and not loaded.spec.maps:
         notices.append(f"{loaded.name} gives no attention maps")
     if maps is None:
         maps = "window" in names or "mp4" in names or web is not None
     pipeline = Pipeline(
         loaded,
-        opened,
+        sources,
         engine=engine,
         precision=precision,
         device=device,
@@ -159,15 +162,16 @@ def run(
             for line in [
                 f"{loaded.name}: {pipeline.line}",
                 *notices,
-                *(_writing(path, rotation) for _, path in files if path),
+                *(written_to(path, rotation) for _, path in files if path),
             ]:
                 say(line)
             live = _live(pipeline, "window" in names, collect, say)
             stack.callback(live.close)
-            for each in _sinks(files, opened, rotation, on_change, say):
+            for each in file_sinks(files, opened, rotation, on_change, say):
                 live.add(each)
             if broker is not None:
-                live.add(Mqtt(broker, _tell(opened, on_change), lasting=on_change is not None, say=say))
+                tell, several = told_by(opened, on_change), len(sources) > 1
+                live.add(Mqtt(broker, tell, lasting=on_change is not None, several=several, say=say))
             if web is not None:
                 page = Web(live, web, token)
                 live.add(page)
@@ -176,9 +180,9 @@ def run(
                 live.run(max_frames)
             finally:
                 live.close()
-                report = _report(live.record, pipeline, live.feeds)
+                report = _report(live.record, pipeline, live.feeds) | {"sources": live.by_source()}
                 failed = [feed.error for feed in live.feeds if feed.error]
-        if not report and pipeline.status is not None:  # interrupted while the source was being waited for
+        if not report and pipeline.statuses:  # interrupted while the source was being waited for
             report = _report(Record(), pipeline, ())
     finally:
         if report:
@@ -195,96 +199,6 @@ def _crop(text: str | None) -> tuple[int, int, int, int] | None:
         raise EdgeAttnError(f"--crop {text}: must be X,Y,WIDTH,HEIGHT in pixels, as in 100,0,480,480")
     x, y, width, height = map(int, parts)
     return x, y, width, height
-
-
-def _asked(sink: Sequence[str] | None) -> list[str] | None:
-    """Names of sinks, each checked; None: none was asked for."""
-    from edgeattn.camera.sinks import NAMES
-
-    names = [name.strip() for entry in sink or () for name in entry.split(",") if name.strip()]
-    for name in names:
-        if name not in NAMES:
-            raise NameNotFoundError("sink", name, NAMES)
-    return names or None
-
-
-def _possible(asked: list[str] | None) -> tuple[list[str], list[str]]:
-    """The sinks to open, and what to say where no window can be shown: a video is written instead."""
-    from edgeattn.camera.sinks import display_problem
-
-    names = asked or ["window"]
-    problem = display_problem() if "window" in names else None
-    if problem is None:
-        return names, []
-    others = [name for name in names if name != "window"]
-    return others or ["mp4"], [f"no window, {problem}"]
-
-
-def _rotation(keep: str | None, rotate: str | None) -> Rotation | None:
-    """What `--keep` and `--rotate` ask for; None: neither was given."""
-    from edgeattn.camera.rotate import EVERY_S, Rotation
-    from edgeattn.cli.units import size, time_or_size
-
-    if keep is None and rotate is None:
-        return None
-    every_s, most_bytes = time_or_size("--rotate", rotate) if rotate else (EVERY_S, None)
-    return Rotation(every_s, most_bytes, size("--keep", keep) if keep else None)
-
-
-def _files(names: Sequence[str], out: Path | None, source: Source, *, rotated: bool) -> list[tuple[str, Path | None]]:
-    """Sinks that write files, with their paths; None: the screen.
-
-    Raises:
-        EdgeAttnError: the video would be written over its source.
-    """
-    kinds = [name for name in ("mp4", "jsonl") if name in names]
-    stem = Path(source.name).stem if Path(source.name).exists() else "".join(filter(str.isalnum, source.name))[:40]
-    video = Path(f"edgeattn-{stem or 'run'}.mp4")
-    paths = {"mp4": video, "jsonl": video.with_suffix(".jsonl") if rotated else None}
-    if out is not None:
-        paths = {kind: out if len(kinds) == 1 else out.with_suffix(f".{kind}") for kind in kinds}
-    for path in paths.values():
-        if path is not None and path.resolve() == Path(source.name).resolve():
-            raise EdgeAttnError(f"{path} is the source itself; choose another --out")
-    return [(kind, paths[kind]) for kind in kinds]
-
-
-def _writing(path: Path, rotation: Rotation | None) -> str:
-    return f"writing {path}" if rotation is None else f"writing {path.with_name(f'{path.stem}-TIME{path.suffix}')}"
-
-
-def _sinks(
-    files: Sequence[tuple[str, Path | None]],
-    source: Source,
-    rotation: Rotation | None,
-    on_change: float | None,
-    say: Callable[[str], None],
-) -> Iterator[Sink]:
-    """The sinks that write files, or lines to the screen; those of a live source wait where the disk is full."""
-    from edgeattn.camera.rotate import Rotating, Segments
-    from edgeattn.camera.sinks import JsonLines, VideoFile
-
-    tell = _tell(source, on_change)
-    segments: Segments | None = None
-    for kind, path in files:
-        if path is None:
-            yield JsonLines(None, tell)
-            continue
-        make: Callable[[Path], Sink] = functools.partial(JsonLines, tell=tell)
-        if kind == "mp4":
-            make = functools.partial(VideoFile, fps=source.fps, hold=source.live)
-        if rotation is None and not source.live:
-            yield make(path)
-            continue
-        if segments is None:
-            segments = Segments(path.parent, path.stem, rotation.keep_bytes if rotation else None)
-        yield Rotating(make, path, segments, rotation, say=say)
-
-
-def _tell(source: Source, on_change: float | None) -> Tell:
-    from edgeattn.camera.lines import Changes, frame_line
-
-    return frame_line if on_change is None else Changes(on_change, fps=None if source.live else source.fps)
 
 
 def _live(pipeline: Pipeline, windowed: bool, collect: Path | None, say: Callable[[str], None]) -> Live:
@@ -307,14 +221,14 @@ def _report(record: Record, pipeline: Pipeline, feeds: Sequence[Feed]) -> dict[s
     return {
         "schema": SCHEMA,
         "bundle": pipeline.bundle.name,
-        "source": pipeline.source.name,
+        "source": ", ".join(each.name for each in pipeline.sources),
         "engine": engine.name,
         "precision": engine.precision,
         "executed_precision": engine.executed_precision,
         "device": dict(engine.details) | {"certificate": to_json(pipeline.certificate)},
         "threads": engine.threads,
         "maps": pipeline.maps,
-        **record.report(pipeline.status),
+        **record.report(pipeline.statuses),
         "sinks": [feed.report() for feed in feeds],
         "rss_mb": round(psutil.Process().memory_info().rss / 1e6, 1),
     }
@@ -326,6 +240,8 @@ def _finish(report: dict[str, Any], say: Callable[[str], None], json: Path | Non
     from edgeattn.timing import environment
 
     say(sentence(report))
+    for each in report.get("sources", []):
+        say(f"  {each['source']}: {sentence(each)}")
     skipped = getattr(source, "skipped", [])
     for _, reason in skipped:
         say(f"skipped {reason}")

@@ -97,5 +97,5 @@ def test_pictures_of_a_folder_have_no_changes(tiny_bundle: Bundle, tmp_path: Pat
     from edgeattn._cv2 import cv2
 
     cv2.imwrite(str(tmp_path / "one.png"), tiny.pictures(1)[0][0])
-    with pytest.raises(EdgeAttnError, match="do not follow each other in time"):
-        run(str(tiny_bundle.path), source=str(tmp_path), on_change=0.5)
+    with pytest.raises(EdgeAttnError, match="do not follow each other"):
+        run(str(tiny_bundle.path), source=[str(tmp_path)], on_change=0.5)
