@@ -89,6 +89,9 @@ def run(
         str | None, typer.Option(help="What a browser must show; by default a random one, where --web is not loopback.")
     ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="End after that many frames.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.001, help="End after that many minutes, with a line on each of them.")
+    ] = None,
     policy: Annotated[
         str | None,
         typer.Option(help="latest (default), fresh (lowest age) or every (default for files): which frames are taken."),
@@ -109,6 +112,7 @@ def run(
     from edgeattn.camera.files import Folder
     from edgeattn.camera.pipeline import Pipeline
     from edgeattn.camera.record import Record
+    from edgeattn.camera.soak import Soak
     from edgeattn.camera.source import open_source
     from edgeattn.timing import environment
 
@@ -176,11 +180,14 @@ def run(
                 page = Web(live, web, token)
                 live.add(page)
                 say(f"watch it at {page.url}")
+            soak = Soak(live, minutes, say=say) if minutes is not None else None
             try:
-                live.run(max_frames)
+                with soak or contextlib.nullcontext():
+                    live.run(max_frames)
             finally:
                 live.close()
                 report = _report(live.record, pipeline, live.feeds) | {"sources": live.by_source()}
+                report["minutes"] = list(soak.minutes) if soak else []
                 failed = [feed.error for feed in live.feeds if feed.error]
         if not report and pipeline.statuses:  # interrupted while the source was being waited for
             report = _report(Record(), pipeline, ())
