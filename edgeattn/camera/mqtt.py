@@ -105,7 +105,9 @@ class Mqtt:
             say: tells how the connection is doing.
         """
         self.connects, self.delivered, self.missed = 0, 0, 0
-        """Times connected; messages that reached the broker (of frames: that were sent); messages given up."""
+        """Times connected; messages that reached the broker, also those to `status` (of frames: that were sent);
+        messages given up."""
+        self._published = 0
         self._broker, self._tell, self._lasting, self._several, self._say = broker, tell, lasting, several, say
         self._said = ""
         client = self._client = Client(CallbackAPIVersion.VERSION2)
@@ -141,6 +143,8 @@ class Mqtt:
         sent = self._client.publish(topic, payload, qos=qos, retain=self._lasting)
         if sent.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
             self.missed += 1
+        else:
+            self._published += 1
 
     def close(self) -> None:
         """Say goodbye, after what still waits; a broker that does not answer is not waited for."""
@@ -148,6 +152,9 @@ class Mqtt:
             with contextlib.suppress(RuntimeError, ValueError):  # it broke off just now
                 goodbye = self._client.publish(f"{self._broker.topic}/status", "offline", qos=1, retain=True)
                 goodbye.wait_for_publish(_PARTING_S)
+        elif lost := self._published - (self.delivered - self.connects):  # each connection also delivers "online"
+            self.missed += lost
+            self._say(f"mqtt: {self._broker.shown} is away; {lost} messages were not delivered")
         self._client.disconnect()  # and its thread ends by itself: waiting for it may take as long as a name server does
 
     def figures(self) -> dict[str, Any]:

@@ -101,6 +101,12 @@ def run(
     give_up: Annotated[
         float | None, typer.Option(min=0.5, help="End after that many seconds without the camera; default: never.")
     ] = None,
+    throughput: Annotated[
+        bool,
+        typer.Option(
+            "--throughput", help="Two inferences at a time: more frames a second, each older by about one inference."
+        ),
+    ] = False,
     realtime: Annotated[bool, typer.Option("--realtime", help="Replay a video live, at its own pace.")] = False,
     collect: Annotated[
         Path | None, typer.Option(help="Keys 1 to 9 and 0 save the frame into its class's folder in there.")
@@ -154,6 +160,7 @@ def run(
         max_fps=max_fps,
         crop=_crop(crop),
         give_up_s=give_up,
+        throughput=throughput,
     )
     screen = Console(stderr=True, highlight=False, soft_wrap=True) if ("jsonl", None) in files else console
     say = functools.partial(screen.print, markup=False)
@@ -234,6 +241,7 @@ def _report(record: Record, pipeline: Pipeline, feeds: Sequence[Feed]) -> dict[s
         "executed_precision": engine.executed_precision,
         "device": dict(engine.details) | {"certificate": to_json(pipeline.certificate)},
         "threads": engine.threads,
+        "in_flight": pipeline.in_flight,
         "maps": pipeline.maps,
         **record.report(pipeline.statuses),
         "sinks": [feed.report() for feed in feeds],

@@ -129,6 +129,17 @@ def test_a_broker_that_dies_is_waited_for_and_gets_what_it_missed(tmp_path: Path
     assert longest < 0.1
 
 
+def test_what_never_reached_the_broker_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Mosquitto(tmp_path, started=False) as broker:
+        ours = sink(broker, said)
+        for number in range(3):
+            ours.write(number, None)  # type: ignore[arg-type]
+        ours.close()
+    assert said[-1] == f"mqtt: 127.0.0.1:{broker.port}/door is away; 3 messages were not delivered"
+    assert ours.figures() == {"connects": 0, "delivered": 0, "missed": 3}
+
+
 def test_frames_are_left_out_while_the_broker_is_frozen(broker: Mosquitto) -> None:
     """Its kernel still takes some; then what waits is not added to, and no write is held up."""
     said: list[str] = []
