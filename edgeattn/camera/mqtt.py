@@ -81,6 +81,19 @@ def parse_broker(text: str) -> Broker:
     )
 
 
+class _Client(Client):
+    """paho's, which keeps to itself why it could not connect."""
+
+    why = ""
+
+    def reconnect(self) -> MQTTErrorCode:
+        try:
+            return super().reconnect()
+        except OSError as error:
+            self.why = getattr(error, "verify_message", "") or error.strerror or str(error) or type(error).__name__
+            raise
+
+
 class Mqtt:
     """The sink that publishes what `tell` makes of the results, from construction to `close`."""
 
@@ -110,7 +123,7 @@ class Mqtt:
         self._published = 0
         self._broker, self._tell, self._lasting, self._several, self._say = broker, tell, lasting, several, say
         self._said = ""
-        client = self._client = Client(CallbackAPIVersion.VERSION2)
+        client = self._client = _Client(CallbackAPIVersion.VERSION2)
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_connect_fail, client.on_publish = self._on_connect_fail, self._on_publish
         client.connect_timeout = _CONNECT_S
@@ -177,7 +190,7 @@ class Mqtt:
 
     def _on_connect_fail(self, client: Client, data: Any) -> None:
         if not self._said.startswith("broke"):
-            self._tell_state("cannot be reached; trying again")
+            self._tell_state(f"cannot be reached ({self._client.why}); trying again")
 
     def _on_publish(self, client: Client, data: Any, number: int, reason: Any, properties: Any) -> None:
         self.delivered += 1

@@ -120,7 +120,7 @@ def test_a_broker_that_dies_is_waited_for_and_gets_what_it_missed(tmp_path: Path
         late.close()
     where = f"mqtt: 127.0.0.1:{broker.port}/door"
     assert said == [
-        f"{where} cannot be reached; trying again",
+        f"{where} cannot be reached (Connection refused); trying again",
         f"{where} connected",
         f"{where} broke off; trying again",
         f"{where} connected",
