@@ -20,7 +20,7 @@ from scripted import BLACK, Clock, File, Live
 from edgeattn.bundle import Bundle
 from edgeattn.camera import Frame, Pipeline, Result
 from edgeattn.camera.live import Live as Loop
-from edgeattn.camera.record import KEPT, Record
+from edgeattn.camera.record import Record
 from edgeattn.camera.soak import Soak, line
 from edgeattn.engines.fake import FakeEngine
 from edgeattn.tasks import decode
@@ -102,23 +102,24 @@ def test_it_ends_a_file_and_a_run_that_ends_by_itself_ends_it() -> None:
     assert not any(thread.name == "soak" for thread in threading.enumerate())
 
 
-def test_a_record_does_not_grow() -> None:
+def test_a_record_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     import tracemalloc
 
+    monkeypatch.setattr("edgeattn.camera.record.KEPT", 1000)
     record, one = Record(), result(5.0)
-    for _ in range(KEPT + 10):
+    for _ in range(1010):
         record.add(one)
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        for _ in range(20_000):
+        for _ in range(5000):
             record.add(one)
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert after - before < 2_000, "bytes over 20,000 frames"
-    assert record.report()["age_ms"]["n"] == KEPT
-    assert record.frames == KEPT + 20_010
+    assert after - before < 2_000, "bytes over 5,000 frames"
+    assert record.report()["age_ms"]["n"] == 1000
+    assert record.frames == 6010
 
 
 def test_run_says_every_minute(tiny_bundle: Bundle, tmp_path: Path) -> None:
