@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from edgeattn.camera.canvas import Painting
 from edgeattn.camera.sinks import Sink
@@ -89,6 +90,12 @@ class Feed:
     def dropped(self) -> int:
         """Results that the sink was too slow for, or that came after it failed."""
         return self._waiting.dropped
+
+    def report(self) -> dict[str, Any]:
+        """What became of the results, as plain JSON values, with the sink's own figures where it has any."""
+        counts = {"written": self.written, "dropped": self.dropped, "failed": self.error is not None}
+        figures = getattr(self.sink, "figures", dict)
+        return {"name": self.sink.name, **counts, **figures()}
 
     def close(self) -> None:
         """Let the sink write what waits for it, and close it; one that is stuck is left behind."""

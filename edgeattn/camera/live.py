@@ -109,6 +109,11 @@ class Live:
         else:
             self._loop(lambda painting: self._interact(window, painting), max_frames)
 
+    def stop(self) -> None:
+        """Let the run end after the frame in hand; any thread may ask."""
+        self.controls.quit = True
+        self.pipeline.stop()
+
     def status(self) -> dict[str, Any]:
         """What runs, how it goes and how it is shown, as plain JSON values; any thread may ask."""
         pipeline, now = self.pipeline, self.record.now()
@@ -201,8 +206,7 @@ class Live:
                     painting = newer
                     self._interact(window, painting)
         finally:
-            self.controls.quit = True
-            self.pipeline.stop()
+            self.stop()
             thread.join()
         if errors:
             raise errors[0]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 
 from edgeattn.bundle import Bundle
 from edgeattn.camera.capture import Capture, Watch
+from edgeattn.camera.flight import InFlight
 from edgeattn.camera.frame import Frame, Reconnecting, Source
 from edgeattn.camera.slot import POLICIES, Pace, Policy, Turns
 from edgeattn.camera.state import Status
-from edgeattn.engines import Engine, open_engine
+from edgeattn.engines import Engine, default_threads, open_engine
 from edgeattn.engines.certify import Certificate, open_certified
 from edgeattn.engines.choose import choose
 from edgeattn.errors import EngineError, NameNotFoundError, SourceError
@@ -27,6 +29,9 @@ from edgeattn.spec import Spec
 from edgeattn.tasks import Prediction, decode
 from edgeattn.tasks.smoothing import Smoother
 from edgeattn.timing import NS_PER_MS, Clock, Spans, monotonic_ns
+
+PATIENCE_S = 5.0
+"""How long closing waits for an inference in flight."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,22 @@ class Result:
     """Place of its source among several."""
 
 
+@dataclass
+class _Request:
+    """A frame on its way."""
+
+    camera: int
+    frame: Frame
+    spans: Spans
+    outputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
 class Pipeline:
     """Runs a model over a source: a context manager that gives a `Result` a frame when iterated.
 
     A live source is read by a thread of its own and only its latest frame is taken; of any other source every frame is.
-    A camera that breaks off is reconnected, for as long as it takes. One inference is in flight at a time, so that
-    several cameras take turns: each once a round, as far as it has a frame.
+    A camera that breaks off is reconnected, for as long as it takes. One inference is in flight at a time (two with
+    `throughput`), so that several cameras take turns: each once a round, as far as it has a frame.
     """
 
     engine: Engine
@@ -81,6 +96,7 @@ class Pipeline:
         max_fps: float | None = None,
         crop: tuple[int, int, int, int] | None = None,
         give_up_s: float | None = None,
+        throughput: bool = False,
         clock: Clock = monotonic_ns,
         opened_engine: Engine | None = None,
     ) -> None:
@@ -99,11 +115,14 @@ class Pipeline:
             max_fps: take no more frames a second than that of each source, on average.
             crop: the part of each frame that is looked at: x, y, width, height in pixels.
             give_up_s: how long a camera may give no frame before that is an error; None: it is waited for.
+            throughput: two inferences in flight, each with half the threads: more results a second, each older by
+                about the time of one inference. Two engines are opened for it.
             clock: gives nanoseconds; the source's clock must be the same.
             opened_engine: run this engine, which stays open afterwards.
 
         Raises:
             NameNotFoundError: no policy has that name.
+            EngineError: `throughput` on another device than the CPU.
             SourceError: a file is asked for another policy than `every`, or is one of several sources.
         """
         if policy is not None and policy not in POLICIES:
@@ -118,6 +137,8 @@ class Pipeline:
                 raise SourceError(
                     f"{each.name}: several sources must all be live; run a file alone, or --realtime, as a camera would"
                 )
+        if throughput and (device.upper() != "CPU" or opened_engine is not None):
+            raise EngineError("two inferences in flight need the CPU and engines of our own; leave out --throughput")
         self.bundle, self.maps = bundle, maps
         self.sources: tuple[Source, ...] = sources
         """Where the frames come from."""
@@ -127,6 +148,9 @@ class Pipeline:
         self._device, self._opened_engine = device.upper(), opened_engine
         self.certificate: Certificate | None = None
         """What the device answered; None: the CPU."""
+        self._throughput = throughput
+        self._engines: list[Engine] = []
+        self._flights: InFlight[_Request, _Request] | None = None
         self._clock = clock
         self._smoothers = [Smoother(bundle.spec) for _ in sources] if smooth else []
         self._policy, self._max_fps, self._crop = policy, max_fps, crop
@@ -149,6 +173,9 @@ class Pipeline:
             if self._opened_engine is None:
                 stack.callback(self.engine.close)
                 self.engine.infer(blank_input(self.bundle.spec))  # the first inference is slow: no frame should wait
+            self._engines = [self.engine]
+            if self._throughput:
+                self._engines.append(self._open_beside(stack))
             self._next = self._open_sources(stack)
             self._stack = stack.pop_all()
         return self
@@ -156,8 +183,16 @@ class Pipeline:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._flights is not None:  # before the source and the engines that they use are closed
+            self.stop()
+            self._flights.end(PATIENCE_S)
         self._next = None
         self._stack.close()
+
+    @property
+    def in_flight(self) -> int:
+        """Inferences at a time."""
+        return 2 if self._throughput else 1
 
     @property
     def statuses(self) -> tuple[Status, ...]:
@@ -173,25 +208,38 @@ class Pipeline:
         """
         if self._next is None:
             raise EngineError("the pipeline is not open; iterate inside: with Pipeline(...) as pipeline")
-        spec, spans = self.bundle.spec, Spans(self._clock, capacity=1)
-        while True:
-            with spans("capture"):
-                taken = self._next() if self._next is not None else None
-            if taken is None:
-                return
-            camera, frame = taken
-            with spans("resize"):
-                image = prepare(frame.picture, spec.input)
-            with spans("infer"):
-                outputs = self.engine.infer(image)
-            with spans("decode"):
-                prediction = decode(outputs, spec)
-                smoothed = self._smoothers[camera].update(prediction) if self._smoothers else prediction
-                maps = {m.block: outputs[m.output][0] for m in spec.maps} if self.maps else {}
-            age_ms = (self._clock() - frame.captured_ns) / NS_PER_MS
-            stages_ms = spans.latest_ms()
-            dropped = self._captures[camera].dropped if self._captures else 0
-            yield Result(frame, prediction, smoothed, maps, age_ms, stages_ms["infer"], stages_ms, dropped, camera)
+        workers = [functools.partial(self._infer, engine) for engine in self._engines]
+        if len(workers) == 1:
+            while (taken := self._take()) is not None:
+                yield self._result(workers[0](taken))
+        else:
+            self._flights = InFlight(self._take, workers)
+            yield from map(self._result, self._flights)
+
+    def _take(self) -> _Request | None:
+        """Wait for the next frame."""
+        spans = Spans(self._clock, capacity=1)
+        with spans("capture"):
+            taken = self._next() if self._next is not None else None
+        return _Request(*taken, spans) if taken is not None else None
+
+    def _infer(self, engine: Engine, request: _Request) -> _Request:
+        with request.spans("resize"):
+            image = prepare(request.frame.picture, self.bundle.spec.input)
+        with request.spans("infer"):
+            request.outputs = engine.infer(image)
+        return request
+
+    def _result(self, request: _Request) -> Result:
+        spec, camera, frame, outputs = self.bundle.spec, request.camera, request.frame, request.outputs
+        with request.spans("decode"):
+            prediction = decode(outputs, spec)
+            smoothed = self._smoothers[camera].update(prediction) if self._smoothers else prediction
+            maps = {m.block: outputs[m.output][0] for m in spec.maps} if self.maps else {}
+        age_ms = (self._clock() - frame.captured_ns) / NS_PER_MS
+        stages_ms = request.spans.latest_ms()
+        dropped = self._captures[camera].dropped if self._captures else 0
+        return Result(frame, prediction, smoothed, maps, age_ms, stages_ms["infer"], stages_ms, dropped, camera)
 
     def stop(self) -> None:
         """Let another thread's iteration over live sources end after the frame in hand."""
@@ -243,12 +291,25 @@ class Pipeline:
                 self.bundle, self._device, precision=precision, maps=self.maps
             )
             return opened, line
-        options: dict[str, Any] = {"threads": self._threads, "maps": self.maps}
+        threads = self._threads
+        if self._throughput and threads is None:
+            threads = max(1, default_threads() // 2)  # two requests share the cores
+        options: dict[str, Any] = {"threads": threads, "maps": self.maps}
         if engine is None or precision is None:
             choice = choose(self.bundle, engine=engine, precision=precision, **options)
             engine, precision, line = choice.engine, choice.precision, choice.line
         opened = open_engine(self.bundle, engine=engine, precision=precision, **options)
         return opened, line or _line(opened)
+
+    def _open_beside(self, stack: contextlib.ExitStack) -> Engine:
+        """A second engine like the first."""
+        first = self.engine
+        second = open_engine(
+            self.bundle, engine=first.name, precision=first.precision, threads=first.threads, maps=self.maps
+        )
+        stack.callback(second.close)
+        second.infer(blank_input(self.bundle.spec))
+        return second
 
 
 def blank_input(spec: Spec) -> NDArray[Any]:

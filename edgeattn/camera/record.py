@@ -13,8 +13,8 @@ from edgeattn.camera.pipeline import Result
 from edgeattn.camera.state import Status
 from edgeattn.timing import NS_PER_MS, Clock, Spans, monotonic_ns, summary, text
 
-KEPT = 1 << 16
-"""Latest frames whose times are kept: 36 minutes at 30 frames a second, in constant memory."""
+KEPT = 1 << 15
+"""Latest frames whose times are kept: 18 minutes at 30 frames a second, in constant memory."""
 WAY = ("capture", "resize", "infer", "decode", "hand", "attention", "draw", "mosaic")
 """A frame's stages as they follow each other; some are measured by other threads, whenever those come to it."""
 WARM_UP = 10
@@ -113,12 +113,18 @@ class Record:
         return {
             "frames": self.frames,
             "fps": self.fps_now,
-            "age_ms": summary(self._figures.values_ms("age")[-_NOW_OVER:]),
-            "infer_ms": summary(self._figures.values_ms("infer")[-_NOW_OVER:]),
+            **self.latest(_NOW_OVER),
             "age_from": self.age_from,
             "stages_ms": {s: summary(self.stages.values_ms(s)[-_NOW_OVER:], (50,))["p50"] for s in self._stages()},
             "dropped": self.dropped,
             "silent_s": (self._clock() - self._recent_ns[-1]) / 1e9 if self.frames else None,
+        }
+
+    def latest(self, frames: int) -> dict[str, Any]:
+        """Ages and times of inference over that many latest frames, as far as they are kept; any thread may ask."""
+        return {
+            f"{name}_ms": summary(self._figures.values_ms(name)[-frames:] if frames else ())
+            for name in ("age", "infer")
         }
 
     def _warm_up(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TextIO
 
 from edgeattn._cv2 import cv2
 from edgeattn.camera.canvas import Draws
+from edgeattn.camera.lines import Tell, frame_line
 from edgeattn.camera.pipeline import Result
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
@@ -140,16 +141,31 @@ class VideoFile:
             self._first_ns = result.frame.captured_ns
         missing = self._missing(result.frame.captured_ns) if self._hold else 0
         for _ in range(missing):
-            self._writer.write(self._last)
+            self._append(self._last)
         if missing >= 0:
             self._last = drawing.fitted(picture, self._size)
-            self._writer.write(self._last)
+            self._append(self._last)
             self._written += missing + 1
 
     def close(self) -> None:
-        """Write the index without which no player opens the file."""
+        """Write the index without which no player opens the file.
+
+        Raises:
+            EdgeAttnError: the file cannot be played, as where the disk was full.
+        """
         if self._writer is not None:
             self._writer.release()
+            self._writer = None
+            if not cv2.VideoCapture(str(self.path)).isOpened():
+                raise EdgeAttnError(
+                    f"{self.path}: cannot be played (is the disk full?); make room or choose another --out"
+                )
+
+    def _append(self, picture: Picture | None) -> None:
+        if self._writer.write(picture) is False:  # OpenCV 4 does not tell
+            raise EdgeAttnError(
+                f"{self.path}: cannot be written (is the disk full?); make room or choose another --out"
+            )
 
     def _missing(self, captured_ns: int) -> int:
         """Pictures between the last one written and one captured then; -1: that one's place is already taken."""
@@ -173,46 +189,56 @@ class VideoFile:
 
 
 class JsonLines:
-    """One JSON object a frame."""
+    """JSON objects, one a line: one a frame, or whatever `tell` makes of the results."""
 
     name, waiting = "jsonl", WAITING
     draws: Draws | None = "nothing"
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, tell: Tell = frame_line) -> None:
         """Write to a file, or to the standard output where `path` is None.
 
         Raises:
             EdgeAttnError: the file cannot be written.
         """
-        self.path = path
+        self.path, self._tell = path, tell
         self._stream: TextIO = sys.stdout
         if path is not None:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._stream = path.open("w", encoding="utf-8")
             except OSError as error:
-                raise EdgeAttnError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
+                raise self._failure(error) from error
 
     def write(self, result: Result, picture: Picture | None) -> None:
-        """Write a line and flush it, for whoever reads along."""
-        line = {
-            "index": result.frame.index,
-            "captured_ns": result.frame.captured_ns,
-            "age_from": result.frame.age_from,
-            "age_ms": round(result.age_ms, 3),
-            "infer_ms": round(result.infer_ms, 3),
-            "label": result.prediction.label,
-            "score": round(result.prediction.score, 4),
-            "rejected": result.prediction.rejected,
-            "smoothed": result.smoothed.label,
-            "dropped": result.dropped,
-            "camera": result.camera,
-            "truth": result.frame.truth,
-        }
-        self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._stream.flush()
+        """Write a line and flush it, for whoever reads along.
+
+        Raises:
+            EdgeAttnError: the file cannot be written.
+            BrokenPipeError: the reader of our output has left.
+        """
+        line = self._tell(result)
+        if line is None:
+            return
+        try:
+            self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise self._failure(error) from error
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file.
+
+        Raises:
+            EdgeAttnError: its end cannot be written.
+        """
         if self.path is not None:
-            self._stream.close()
+            try:
+                self._stream.close()
+            except OSError as error:
+                raise self._failure(error) from error
+
+    def _failure(self, error: OSError) -> EdgeAttnError:
+        where = self.path or "the standard output"
+        return EdgeAttnError(f"{where}: cannot be written ({error.strerror}); make room or choose another --out")

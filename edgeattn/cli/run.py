@@ -16,7 +16,8 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from edgeattn.cli.common import console, write_json
-from edgeattn.errors import EdgeAttnError, NameNotFoundError
+from edgeattn.cli.outputs import file_sinks, files_of, possible, rotation_of, sink_names, told_by, written_to
+from edgeattn.errors import EdgeAttnError
 
 if TYPE_CHECKING:
     from edgeattn.camera.feed import Feed
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from edgeattn.camera.live import Live
     from edgeattn.camera.pipeline import Pipeline
     from edgeattn.camera.record import Record
-    from edgeattn.camera.sinks import Sink
     from edgeattn.camera.slot import Policy
 
 SCHEMA = "edgeattn.run/1"
@@ -64,6 +64,24 @@ def run(
         typer.Option(help="window, mp4, jsonl or none; several by commas. Default: --web, window, else mp4."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File for mp4 or jsonl; jsonl goes to the screen without.")] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Write files of --rotate, named after their time; remove the oldest above that size: 2GB."),
+    ] = None,
+    rotate: Annotated[
+        str | None,
+        typer.Option(help="Begin a new file after that time or size: 1h, 500MB; 10min by default with --keep."),
+    ] = None,
+    on_change: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Tell only when the answer has changed and held for that many seconds, as 0.5."),
+    ] = None,
+    mqtt: Annotated[
+        str | None,
+        typer.Option(
+            help="Publish there: mqtt://[NAME:PASSWORD@]HOST[:PORT]/TOPIC; env:NAME reads it from a variable."
+        ),
+    ] = None,
     web: Annotated[
         str | None, typer.Option(help="Serve a page with the live picture: HOST:PORT, by default 127.0.0.1:8080.")
     ] = None,
@@ -71,6 +89,9 @@ def run(
         str | None, typer.Option(help="What a browser must show; by default a random one, where --web is not loopback.")
     ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="End after that many frames.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.001, help="End after that many minutes, with a line on each of them.")
+    ] = None,
     policy: Annotated[
         str | None,
         typer.Option(help="latest (default), fresh (lowest age) or every (default for files): which frames are taken."),
@@ -80,6 +101,12 @@ def run(
     give_up: Annotated[
         float | None, typer.Option(min=0.5, help="End after that many seconds without the camera; default: never.")
     ] = None,
+    throughput: Annotated[
+        bool,
+        typer.Option(
+            "--throughput", help="Two inferences at a time: more frames a second, each older by about one inference."
+        ),
+    ] = False,
     realtime: Annotated[bool, typer.Option("--realtime", help="Replay a video live, at its own pace.")] = False,
     collect: Annotated[
         Path | None, typer.Option(help="Keys 1 to 9 and 0 save the frame into its class's folder in there.")
@@ -91,18 +118,31 @@ def run(
     from edgeattn.camera.files import Folder
     from edgeattn.camera.pipeline import Pipeline
     from edgeattn.camera.record import Record
+    from edgeattn.camera.soak import Soak
     from edgeattn.camera.source import open_source
     from edgeattn.timing import environment
 
     if web is not None:
         from edgeattn.camera.web import Web
-    asked = _asked(sink) or (["none"] if web is not None else None)
+    broker = None
+    if mqtt is not None:
+        from edgeattn.camera.mqtt import Mqtt, parse_broker
+
+        broker = parse_broker(mqtt)
+    asked = sink_names(sink) or (["none"] if web is not None or broker is not None else None)
+    if on_change is not None and broker is None and "jsonl" not in (asked or ()):
+        asked = [*(asked or ()), "jsonl"]
+    rotation = rotation_of(keep, rotate)
+    if rotation and not {"mp4", "jsonl"}.intersection(asked or ()):
+        asked = [*(asked or ()), "mp4"]
     loaded, sources = load(bundle), [open_source(each, realtime=realtime) for each in source or ["0"]]
     opened = sources[0]
     if collect is not None and len(sources) > 1:
         raise EdgeAttnError("--collect saves one camera's frames; give it one --source")
-    names, notices = _possible(asked)
-    files = _files(names, out, opened)
+    if on_change is not None and isinstance(opened, Folder):
+        raise EdgeAttnError(f"{opened.name}: pictures of a folder do not follow each other; leave out --on-change")
+    names, notices = possible(asked)
+    files = files_of(names, out, opened, rotated=rotation is not None)
     if maps and not loaded.spec.maps:
         notices.append(f"{loaded.name} gives no attention maps")
     if maps is None:
@@ -120,6 +160,7 @@ def run(
         max_fps=max_fps,
         crop=_crop(crop),
         give_up_s=give_up,
+        throughput=throughput,
     )
     screen = Console(stderr=True, highlight=False, soft_wrap=True) if ("jsonl", None) in files else console
     say = functools.partial(screen.print, markup=False)
@@ -132,22 +173,28 @@ def run(
             for line in [
                 f"{loaded.name}: {pipeline.line}",
                 *notices,
-                *(f"writing {path}" for _, path in files if path),
+                *(written_to(path, rotation) for _, path in files if path),
             ]:
                 say(line)
             live = _live(pipeline, "window" in names, collect, say)
             stack.callback(live.close)
-            for file in files:
-                live.add(_sink(*file, opened))
+            for each in file_sinks(files, opened, rotation, on_change, say):
+                live.add(each)
+            if broker is not None:
+                tell, several = told_by(opened, on_change), len(sources) > 1
+                live.add(Mqtt(broker, tell, lasting=on_change is not None, several=several, say=say))
             if web is not None:
                 page = Web(live, web, token)
                 live.add(page)
                 say(f"watch it at {page.url}")
+            soak = Soak(live, minutes, say=say) if minutes is not None else None
             try:
-                live.run(max_frames)
+                with soak or contextlib.nullcontext():
+                    live.run(max_frames)
             finally:
                 live.close()
                 report = _report(live.record, pipeline, live.feeds) | {"sources": live.by_source()}
+                report["minutes"] = list(soak.minutes) if soak else []
                 failed = [feed.error for feed in live.feeds if feed.error]
         if not report and pipeline.statuses:  # interrupted while the source was being waited for
             report = _report(Record(), pipeline, ())
@@ -166,54 +213,6 @@ def _crop(text: str | None) -> tuple[int, int, int, int] | None:
         raise EdgeAttnError(f"--crop {text}: must be X,Y,WIDTH,HEIGHT in pixels, as in 100,0,480,480")
     x, y, width, height = map(int, parts)
     return x, y, width, height
-
-
-def _asked(sink: Sequence[str] | None) -> list[str] | None:
-    """Names of sinks, each checked; None: none was asked for."""
-    from edgeattn.camera.sinks import NAMES
-
-    names = [name.strip() for entry in sink or () for name in entry.split(",") if name.strip()]
-    for name in names:
-        if name not in NAMES:
-            raise NameNotFoundError("sink", name, NAMES)
-    return names or None
-
-
-def _possible(asked: list[str] | None) -> tuple[list[str], list[str]]:
-    """The sinks to open, and what to say where no window can be shown: a video is written instead."""
-    from edgeattn.camera.sinks import display_problem
-
-    names = asked or ["window"]
-    problem = display_problem() if "window" in names else None
-    if problem is None:
-        return names, []
-    others = [name for name in names if name != "window"]
-    return others or ["mp4"], [f"no window, {problem}"]
-
-
-def _files(names: Sequence[str], out: Path | None, source: Source) -> list[tuple[str, Path | None]]:
-    """Sinks that write files, with their paths; None: the screen.
-
-    Raises:
-        EdgeAttnError: the video would be written over its source.
-    """
-    kinds = [name for name in ("mp4", "jsonl") if name in names]
-    stem = Path(source.name).stem if Path(source.name).exists() else "".join(filter(str.isalnum, source.name))[:40]
-    paths = {"mp4": Path(f"edgeattn-{stem or 'run'}.mp4"), "jsonl": None}
-    if out is not None:
-        paths = {kind: out if len(kinds) == 1 else out.with_suffix(f".{kind}") for kind in kinds}
-    for path in paths.values():
-        if path is not None and path.resolve() == Path(source.name).resolve():
-            raise EdgeAttnError(f"{path} is the source itself; choose another --out")
-    return [(kind, paths[kind]) for kind in kinds]
-
-
-def _sink(kind: str, path: Path | None, source: Source) -> Sink:
-    from edgeattn.camera.sinks import JsonLines, VideoFile
-
-    if kind == "mp4" and path is not None:
-        return VideoFile(path, fps=source.fps, hold=source.live)
-    return JsonLines(path)
 
 
 def _live(pipeline: Pipeline, windowed: bool, collect: Path | None, say: Callable[[str], None]) -> Live:
@@ -242,12 +241,10 @@ def _report(record: Record, pipeline: Pipeline, feeds: Sequence[Feed]) -> dict[s
         "executed_precision": engine.executed_precision,
         "device": dict(engine.details) | {"certificate": to_json(pipeline.certificate)},
         "threads": engine.threads,
+        "in_flight": pipeline.in_flight,
         "maps": pipeline.maps,
         **record.report(pipeline.statuses),
-        "sinks": [
-            {"name": feed.sink.name, "written": feed.written, "dropped": feed.dropped, "failed": feed.error is not None}
-            for feed in feeds
-        ],
+        "sinks": [feed.report() for feed in feeds],
         "rss_mb": round(psutil.Process().memory_info().rss / 1e6, 1),
     }
 

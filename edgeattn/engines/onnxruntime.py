@@ -204,8 +204,12 @@ class OnnxRuntimeEngine:
     def executed_precision(self) -> str:
         """`int8`, `f32` or `int8+f32`, by the computing nodes of the optimized graph."""
         computing = INTEGER | FLOAT
+        try:
+            nodes = self.nodes
+        except Exception:  # ONNX Runtime shows its graph as a file only: a full disk is no reason not to run
+            return "unknown"
         return executed(
-            {name: sum(n for kind, n in kinds.items() if kind in computing) for name, kinds in self.nodes.items()}
+            {name: sum(n for kind, n in kinds.items() if kind in computing) for name, kinds in nodes.items()}
         )
 
     def _open(self, model: str | bytes, save_as: Path | None = None) -> Any:
@@ -222,7 +226,7 @@ class OnnxRuntimeEngine:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised, and said by us
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         # Spinning threads win some microseconds a call and take a third of a core from a loop that waits for a camera.

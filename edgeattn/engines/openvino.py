@@ -253,6 +253,8 @@ def computes_bf16() -> bool:
 
 
 def _check_device(core: Any, device: str) -> None:
+    if device == "CPU":  # to ask for the devices loads the libraries of all of them
+        return
     held = list(core.available_devices)
     if not any(device == name or name.startswith(f"{device}.") for name in held):
         seen = ", ".join(held) or "none"

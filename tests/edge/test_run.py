@@ -17,7 +17,7 @@ from scripted import read_video, write_video
 
 from edgeattn.bundle import Bundle
 from edgeattn.cli.run import run
-from edgeattn.errors import EdgeAttnError, NameNotFoundError, SourceError
+from edgeattn.errors import EdgeAttnError, ExtraMissingError, NameNotFoundError, SourceError
 from edgeattn.imaging import Picture
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "run_camera.py"
@@ -222,3 +222,10 @@ def test_the_test_picture_runs_anywhere(tiny_bundle: Bundle) -> None:
     assert (process.returncode, err) == (0, "")
     report = json.loads(Path("run.json").read_text(encoding="utf-8"))
     assert (report["frames"], report["age_from"], report["source_status"]["state"]) == (15, "due", "live")
+
+
+def test_without_paho_the_pip_line_is_said(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "edgeattn.camera.mqtt", raising=False)
+    monkeypatch.setitem(sys.modules, "paho.mqtt.client", None)
+    with pytest.raises(ExtraMissingError, match=r"--mqtt needs 'paho-mqtt'.*pip install 'edgeattn\[mqtt\]'"):
+        run(str(tiny_bundle.path), source=["test"], mqtt="mqtt://broker/door")
