@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,14 +16,13 @@ from numpy.typing import NDArray
 from edgeattn.bundle import Bundle
 from edgeattn.camera.capture import Capture, Watch
 from edgeattn.camera.frame import Frame, Reconnecting, Source
+from edgeattn.camera.model import Model, blank_input, described, open_model
 from edgeattn.camera.slot import POLICIES, Pace, Policy
 from edgeattn.camera.state import Status
-from edgeattn.engines import Engine, open_engine
-from edgeattn.engines.certify import Certificate, open_certified
-from edgeattn.engines.choose import choose
+from edgeattn.engines import Engine
+from edgeattn.engines.certify import Certificate
 from edgeattn.errors import EngineError, NameNotFoundError, SourceError
 from edgeattn.imaging import prepare
-from edgeattn.spec import Spec
 from edgeattn.tasks import Prediction, decode
 from edgeattn.tasks.smoothing import Smoother
 from edgeattn.timing import NS_PER_MS, Clock, Spans, monotonic_ns
@@ -48,19 +48,20 @@ class Result:
     """Time in each stage: `capture` (waiting for the frame), `resize`, `infer`, `decode`."""
     dropped: int
     """Frames of the source that were replaced by newer ones, since the start."""
+    model: Model
+    """What said it."""
 
 
 class Pipeline:
     """Runs a model over a source: a context manager that gives a `Result` a frame when iterated.
 
     A live source is read by a thread of its own and only its latest frame is taken; of any other source every frame is.
-    A camera that breaks off is reconnected, for as long as it takes. One inference is in flight at a time.
+    A camera that breaks off is reconnected, for as long as it takes. One inference is in flight at a time. Another model
+    may take over between two frames, see `swap`.
     """
 
-    engine: Engine
-    """The engine that runs; from entering on."""
-    line: str
-    """What runs and why, for people; from entering on."""
+    model: Model
+    """What runs; from entering on."""
 
     def __init__(
         self,
@@ -108,13 +109,16 @@ class Pipeline:
             raise SourceError(
                 f"{source.name}: every frame of a file is taken; replay it live (--realtime) for {policy}"
             )
-        self.bundle, self.source, self.maps = bundle, source, maps
-        self._engine, self._precision, self._threads = engine, precision, threads
-        self._device, self._opened_engine = device.upper(), opened_engine
-        self.certificate: Certificate | None = None
-        """What the device answered; None: the CPU."""
+        self.bundle, self.source = bundle, source
+        self.options: dict[str, Any] = {
+            "engine": engine, "precision": precision, "device": device.upper(), "threads": threads, "maps": maps
+        }  # fmt: skip
+        """How a model is opened here, see `model.open_model`."""
+        self._opened_engine = opened_engine
         self._clock = clock
+        self._smooth = smooth
         self._smoother = Smoother(bundle.spec) if smooth else None
+        self._turn = threading.Lock()
         self._policy, self._max_fps, self._crop = policy, max_fps, crop
         self._give_up_s = give_up_s
         self.waiting: Callable[[], bool] | None = None
@@ -131,10 +135,13 @@ class Pipeline:
             SourceError: the source does not open.
         """
         with contextlib.ExitStack() as stack:
-            self.engine, self.line = self._open_engine()
             if self._opened_engine is None:
-                stack.callback(self.engine.close)
+                self.model = open_model(self.bundle, **self.options)
+                stack.callback(self._close_engine)
                 self.engine.infer(blank_input(self.bundle.spec))  # the first inference is slow: no frame should wait
+            else:
+                self.model = Model(self.bundle, self._opened_engine, described(self._opened_engine))
+                stack.callback(self._close_engine)
             self._next = self._open_source(stack)
             self._stack = stack.pop_all()
         return self
@@ -144,6 +151,38 @@ class Pipeline:
     ) -> None:
         self._next = None
         self._stack.close()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that runs."""
+        return self.model.engine
+
+    @property
+    def line(self) -> str:
+        """What runs and why, for people."""
+        return self.model.line
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """What the device answered; None: the CPU."""
+        return self.model.certificate
+
+    @property
+    def maps(self) -> bool:
+        """Attention maps are given: they were asked for, and the model has some."""
+        return bool(self.options["maps"] and self.bundle.spec.maps)
+
+    def swap(self, model: Model) -> Model:
+        """Let another model run from the next frame on; any thread may ask, and waits for the inference in flight.
+
+        Returns the one that ran, which is the caller's to close.
+        """
+        with self._turn:
+            before, self.model = self.model, model
+            if model.bundle is not before.bundle:
+                self.bundle = model.bundle
+                self._smoother = Smoother(model.bundle.spec) if self._smooth else None
+        return before
 
     @property
     def status(self) -> Status | None:
@@ -159,28 +198,40 @@ class Pipeline:
         """
         if self._next is None:
             raise EngineError("the pipeline is not open; iterate inside: with Pipeline(...) as pipeline")
-        spec, spans = self.bundle.spec, Spans(self._clock, capacity=1)
+        spans = Spans(self._clock, capacity=1)
         while True:
             with spans("capture"):
                 frame = self._next() if self._next is not None else None
             if frame is None:
                 return
-            with spans("resize"):
-                image = prepare(frame.picture, spec.input)
-            with spans("infer"):
-                outputs = self.engine.infer(image)
-            with spans("decode"):
-                prediction = decode(outputs, spec)
-                smoothed = self._smoother.update(prediction) if self._smoother else prediction
-                maps = {m.block: outputs[m.output][0] for m in spec.maps} if self.maps else {}
-            age_ms = (self._clock() - frame.captured_ns) / NS_PER_MS
-            stages_ms = spans.latest_ms()
-            yield Result(frame, prediction, smoothed, maps, age_ms, stages_ms["infer"], stages_ms, self._dropped())
+            with self._turn:
+                result = self._result(frame, spans)
+            yield result
 
     def stop(self) -> None:
         """Let another thread's iteration over a live source end after the frame in hand."""
         if self._capture is not None:
             self._capture.slot.end()
+
+    def _close_engine(self) -> None:
+        if self.engine is not self._opened_engine:
+            self.engine.close()
+
+    def _result(self, frame: Frame, spans: Spans) -> Result:
+        spec = self.bundle.spec
+        with spans("resize"):
+            image = prepare(frame.picture, spec.input)
+        with spans("infer"):
+            outputs = self.engine.infer(image)
+        with spans("decode"):
+            prediction = decode(outputs, spec)
+            smoothed = self._smoother.update(prediction) if self._smoother else prediction
+            maps = {m.block: outputs[m.output][0] for m in spec.maps} if self.maps else {}
+        age_ms = (self._clock() - frame.captured_ns) / NS_PER_MS
+        stages_ms = spans.latest_ms()
+        return Result(
+            frame, prediction, smoothed, maps, age_ms, stages_ms["infer"], stages_ms, self._dropped(), self.model
+        )
 
     def _open_source(self, stack: contextlib.ExitStack) -> Callable[[], Frame | None]:
         """Open the source; gives what waits for its next frame."""
@@ -215,32 +266,3 @@ class Pipeline:
 
     def _dropped(self) -> int:
         return self._capture.dropped if self._capture is not None else 0
-
-    def _open_engine(self) -> tuple[Engine, str]:
-        if self._opened_engine is not None:
-            return self._opened_engine, _line(self._opened_engine)
-        engine, precision, line = self._engine, self._precision, ""
-        if self._device != "CPU":
-            if engine not in (None, "openvino"):
-                raise EngineError(f"{self._device} is reached by openvino, not by {engine}; leave out --engine")
-            opened, self.certificate, line = open_certified(
-                self.bundle, self._device, precision=precision, maps=self.maps
-            )
-            return opened, line
-        options: dict[str, Any] = {"threads": self._threads, "maps": self.maps}
-        if engine is None or precision is None:
-            choice = choose(self.bundle, engine=engine, precision=precision, **options)
-            engine, precision, line = choice.engine, choice.precision, choice.line
-        opened = open_engine(self.bundle, engine=engine, precision=precision, **options)
-        return opened, line or _line(opened)
-
-
-def blank_input(spec: Spec) -> NDArray[Any]:
-    """A black picture as the model's input, for warming up."""
-    return prepare(np.zeros((spec.input.height, spec.input.width, 3), np.uint8), spec.input)
-
-
-def _line(engine: Engine) -> str:
-    return (
-        f"{engine.name} {engine.precision} (as asked), {engine.threads} threads, executes {engine.executed_precision}"
-    )

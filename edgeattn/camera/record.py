@@ -66,6 +66,11 @@ class Record:
         recent = tuple(self._recent_ns)
         return _rate(len(recent), recent[0], recent[-1]) if len(recent) > 1 else None
 
+    @property
+    def silent_s(self) -> float | None:
+        """Seconds since the latest result; None before the first."""
+        return (self._clock() - self._recent_ns[-1]) / 1e9 if self.frames else None
+
     def report(self, status: Status | None = None) -> dict[str, Any]:
         """The run's figures as plain JSON values; a percentile below its floor of samples is None.
 
@@ -106,7 +111,7 @@ class Record:
             "age_from": latest.frame.age_from if latest else None,
             "stages_ms": {s: summary(self.stages.values_ms(s)[-_NOW_OVER:], (50,))["p50"] for s in self._stages()},
             "dropped": latest.dropped if latest else 0,
-            "silent_s": (self._clock() - self._recent_ns[-1]) / 1e9 if self.frames else None,
+            "silent_s": self.silent_s,
         }
 
     def _warm_up(self) -> int:
