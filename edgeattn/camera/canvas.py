@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
+
+import numpy as np
 
 from edgeattn import maps
 from edgeattn.camera.pipeline import Result
@@ -39,17 +43,27 @@ class View:
             raise NameNotFoundError("colour map", self.colours, maps.COLOURS)
 
 
-class Painting:
+class Painting(Protocol):
     """A result and what is drawn of it: each picture once, by the first thread that asks for it."""
+
+    @property
+    def result(self) -> Result:
+        """What is new in it."""
+
+    def picture(self, draws: Draws) -> Picture:
+        """The picture with that much drawn on it: (H, W, 3) BGR, shared and not to be changed."""
+
+
+class Tile:
+    """The painting of one source's result."""
 
     def __init__(self, result: Result, view: View, lines: tuple[str, ...], painter: Painter) -> None:
         self.result = result
-        """What is drawn."""
         self._view, self._lines, self._painter = view, lines, painter
         self._drawn: dict[Draws, Picture] = {}
 
     def picture(self, draws: Draws) -> Picture:
-        """The picture with that much drawn on it: (H, W, 3) BGR, shared and not to be changed."""
+        """See `Painting`."""
         with self._painter.lock:
             if "attention" not in self._drawn:
                 spec = self.result.model.bundle.spec
@@ -61,15 +75,46 @@ class Painting:
             return self._drawn[draws]
 
 
+class Mosaic:
+    """The newest picture of each of several sources, side by side; one that has none yet is black, with words."""
+
+    def __init__(self, result: Result, tiles: Sequence[Tile | tuple[str, ...]], painter: Painter) -> None:
+        self.result = result
+        self._tiles, self._painter = tiles, painter
+        self._drawn: dict[Draws, Picture] = {}
+
+    def picture(self, draws: Draws) -> Picture:
+        """See `Painting`; all tiles are drawn alike."""
+        pictures = [tile.picture(draws) if isinstance(tile, Tile) else None for tile in self._tiles]
+        with self._painter.lock:
+            if draws not in self._drawn:
+                with self._painter.spans("mosaic"):
+                    self._drawn[draws] = self._composed(pictures)
+            return self._drawn[draws]
+
+    def _composed(self, pictures: list[Picture | None]) -> Picture:
+        height, width = next((p.shape[:2] for p in pictures if p is not None), self.result.frame.picture.shape[:2])
+        columns = math.ceil(math.sqrt(len(pictures)))
+        whole = np.zeros((math.ceil(len(pictures) / columns) * height, columns * width, 3), np.uint8)
+        for place, (picture, tile) in enumerate(zip(pictures, self._tiles, strict=True)):
+            top, left = place // columns * height, place % columns * width
+            part = whole[top : top + height, left : left + width]
+            if picture is not None:
+                part[:] = drawing.fitted(picture, (width, height))
+            elif isinstance(tile, tuple):
+                caption(part, tile)
+        return whole
+
+
 class Painter:
     """What the paintings of a run share: a lock, so that one is drawn at a time, and the times of drawing."""
 
     def __init__(self, spans: Spans) -> None:
         self.lock, self.spans = threading.Lock(), spans
 
-    def __call__(self, result: Result, view: View, lines: tuple[str, ...]) -> Painting:
+    def __call__(self, result: Result, view: View, lines: tuple[str, ...]) -> Tile:
         """A painting; nothing is drawn yet."""
-        return Painting(result, view, lines, self)
+        return Tile(result, view, lines, self)
 
 
 def under_attention(result: Result, spec: Spec, view: View) -> Picture:
@@ -84,13 +129,18 @@ def under_attention(result: Result, spec: Spec, view: View) -> Picture:
 def annotated(picture: Picture, result: Result, lines: tuple[str, ...] = ()) -> Picture:
     """A copy of the picture with the answer; `lines` stand at its upper left."""
     picture = draw(picture, result.smoothed)
+    caption(picture, lines)
+    return picture
+
+
+def caption(picture: Picture, lines: Sequence[str]) -> None:
+    """Write lines at the upper left of the picture itself."""
     capital = 0.8 * drawing.capital_px(picture)
     step, edge = round(2.2 * capital), round(0.6 * capital)
     for row, line in enumerate(lines):
         shown = drawing.shorten(line, capital, picture.shape[1] - 2 * edge)
         drawing.shade(picture, (0, row * step, drawing.text_width(shown, capital) + 2 * edge, step))
         drawing.write(picture, shown, (edge, row * step + round(1.6 * capital)), capital)
-    return picture
 
 
 def figures(result: Result, record: Record) -> str:

@@ -47,8 +47,15 @@ class Capture:
     A capture is used once: a reader that hangs in the driver keeps its old slot, so it cannot disturb a new capture.
     """
 
-    def __init__(self, source: Source, policy: Policy = "latest", max_fps: float | None = None) -> None:
-        self.slot = Slot(policy, max_fps)
+    def __init__(
+        self,
+        source: Source,
+        policy: Policy = "latest",
+        max_fps: float | None = None,
+        *,
+        changed: threading.Condition | None = None,
+    ) -> None:
+        self.slot = Slot(policy, max_fps, changed)
         self._source = source
         self._changes = [Change("connecting", monotonic_ns())]
         self._size: tuple[int, int] | None = None
@@ -123,9 +130,11 @@ class Watch:
         policy: Policy = "latest",
         max_fps: float | None = None,
         give_up_s: float | None = None,
+        *,
+        changed: threading.Condition | None = None,
     ) -> None:
         """Describe it; `give_up_s` is how long it may be without a frame before that is an error (None: for ever)."""
-        self.slot = Slot(policy, max_fps)
+        self.slot = Slot(policy, max_fps, changed)
         self._camera, self._give_up_s = camera, give_up_s
         self._changed = threading.Condition()  # guards all that follows
         self._changes: deque[Change] = deque([Change("connecting", monotonic_ns())], maxlen=CHANGES)

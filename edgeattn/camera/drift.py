@@ -75,16 +75,27 @@ class Drift:
         self._window: deque[Check] = deque(maxlen=WINDOW)
         self._apart = golden_apart(bundle)
         self._between: dict[str, deque[float]] = {}
-        self._last: tuple[NDArray[Any], Maps] | None = None
+        self._last: dict[int, tuple[NDArray[Any], Maps]] = {}
 
-    def add(self, picture: Picture, given: Prediction, wanted: Prediction, given_maps: Maps, wanted_maps: Maps) -> None:
-        """Take in a frame, (H, W, 3) bytes, with the running model's and float's answer and maps."""
+    def add(
+        self,
+        picture: Picture,
+        given: Prediction,
+        wanted: Prediction,
+        given_maps: Maps,
+        wanted_maps: Maps,
+        *,
+        camera: int = 0,
+    ) -> None:
+        """Take in a camera's frame, (H, W, 3) bytes, with the running model's and float's answer and maps."""
         small = cv2.resize(picture, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.int16)
-        if self._last is not None and np.abs(small - self._last[0]).mean() <= SAME:
+        last = self._last.get(camera)
+        if last is not None and np.abs(small - last[0]).mean() <= SAME:
             self.same += 1
             return
-        self._note_apart(wanted_maps)
-        self._last = (small, wanted_maps)
+        if last is not None:
+            self._note_apart(wanted_maps, last[1])
+        self._last[camera] = (small, wanted_maps)
         self.checked += 1
         self.differed += given.label != wanted.label
         ratios = [
@@ -158,13 +169,13 @@ class Drift:
         counted = Counter((check.given, check.wanted) for check in _differing(tuple(self._window)))
         return [(given, wanted, n) for (given, wanted), n in counted.most_common(10)]
 
-    def _note_apart(self, maps: Maps) -> None:
+    def _note_apart(self, maps: Maps, before: Maps) -> None:
         """Without golden maps, those of the pictures themselves tell how far maps of different pictures are apart."""
-        if self._last is None or self._apart.keys() - self._between.keys():
+        if self._apart.keys() - self._between.keys():
             return
         for block, latest in maps.items():
             between = self._between.setdefault(block, deque(maxlen=WINDOW))
-            between.append(float(attention.js_divergence(latest, self._last[1][block])))
+            between.append(float(attention.js_divergence(latest, before[block])))
             self._apart[block] = statistics.median(between)
 
 

@@ -67,14 +67,16 @@ class Heart:
 
 def line_of(status: Mapping[str, Any]) -> str:
     """A run's status in one line, as `systemctl status` shows it."""
-    camera, age = status["camera"], status["age_ms"]["p50"]
-    reason = camera["states"][-1]["reason"] if camera else ""
+    cameras, age = status["cameras"], status["age_ms"]["p50"]
+    reason = cameras[0]["states"][-1]["reason"] if cameras and status["state"] == cameras[0]["state"] else ""
     parts = [
         status["state"] + (f" ({reason})" if reason else ""),
         f"{status['bundle']} on {status['source']}, {status['engine']} {status['precision']}",
     ]
     if status["state"] == "running" and status["fps"] is not None and age is not None:
         parts.append(f"{status['fps']:.1f} fps, age p50 {age:.0f} ms")
+    if len(cameras) > 1:
+        parts += [f"{each['source']} is {each['state']}" for each in cameras if each["state"] != "live"]
     parts += [f"{name} failed" for name in status["failed"]]
     if (shadow := status["shadow"]) and shadow["verdict"] == "failed":
         parts.append(f"drift: {shadow['window_differed']} of {shadow['window']} answers are not float's")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeattn.bundle import Bundle
 from edgeattn.camera import canvas
-from edgeattn.camera.canvas import Painter, Painting
+from edgeattn.camera.canvas import Mosaic, Painter, Painting, Tile
 from edgeattn.camera.controls import HELP, Collector, Controls, save_picture
 from edgeattn.camera.feed import Feed, Waiting
 from edgeattn.camera.pipeline import Pipeline, Result
@@ -29,6 +29,23 @@ from edgeattn.timing import monotonic_ns
 if TYPE_CHECKING:
     from edgeattn.camera.exchange import Exchange
 
+
+@dataclasses.dataclass
+class Channel:
+    """One of the sources while it runs."""
+
+    name: str
+    """What to call it."""
+    record: Record
+    """Counts and times of its frames."""
+    status: Status | None = None
+    """How it is doing, as it was said."""
+    painting: Tile | None = None
+    """Its newest picture, where there are several."""
+    painted_ns: int = 0
+    """From when that is."""
+
+
 SAID_FOR_FRAMES = 60
 """How long a message stays on the screen."""
 SILENT_S = 3.0
@@ -36,6 +53,7 @@ SILENT_S = 3.0
 HUNG_S = 10.0
 """After how long without a turn the loop is called hung: an inference that never returns, a driver that holds it."""
 _KEYS_EVERY_S = 0.05
+_STATE_EVERY_S = 0.5
 
 
 class Live:
@@ -76,7 +94,9 @@ class Live:
         self._bundle = pipeline.bundle
         self._turned_ns: int | None = None
         self._painter = Painter(self.record.stages)
-        self._status: Status | None = None
+        several = len(pipeline.sources) > 1
+        self.channels = [Channel(each.name, Record() if several else self.record) for each in pipeline.sources]
+        """The sources."""
         pipeline.waiting = self._wait
         self._message, self._message_left = (HELP if window else ""), SAID_FOR_FRAMES
         for sink in sinks:
@@ -109,36 +129,39 @@ class Live:
 
     @property
     def state(self) -> str:
-        """`starting`, `running`, `paused`, `silent` (no frame comes), `hung` (the loop stands), or the camera's own."""
-        pipeline, silent_s, turned_s = self.pipeline, self.record.silent_s, self.turned_s
-        camera = pipeline.status
-        if self.controls.paused and not pipeline.source.live:
+        """`starting`, `running`, `paused`, `silent` (no frame comes), `hung` (the loop stands), or the first camera's."""
+        silent_s, turned_s, cameras = self.record.silent_s, self.turned_s, self.pipeline.statuses
+        if self.controls.paused and not self.pipeline.source.live:
             return "paused"
         if turned_s is not None and turned_s > HUNG_S:
             return "hung"
-        if camera is not None and camera.state != "live":
-            return camera.state
+        if cameras and not any(camera.state == "live" for camera in cameras):
+            return cameras[0].state
         return "starting" if silent_s is None else "silent" if silent_s > SILENT_S else "running"
 
     def status(self) -> dict[str, Any]:
         """What runs, how it goes and how it is shown, as plain JSON values; any thread may ask."""
         pipeline, now, exchange = self.pipeline, self.record.now(), self._exchange
-        engine, camera = pipeline.engine, pipeline.status
+        engine, cameras = pipeline.engine, pipeline.statuses
+        drops = [dict(camera.drops or {}) for camera in cameras] or [{"source": now["dropped"]}]
         return {
             "schema": "edgeattn.status/1",
             "state": self.state,
             "bundle": pipeline.bundle.name,
-            "source": pipeline.source.name.partition("?")[0],  # what follows may be a password
+            "source": ", ".join(_public(each.name) for each in self.channels),
             "engine": engine.name,
             "precision": engine.precision,
             "executed_precision": engine.executed_precision,
             "threads": engine.threads,
             **now,
             "age_means": MEANING.get(now["age_from"]),
-            "dropped": (dict(camera.drops or {}) if camera else {"source": now["dropped"]})
+            "dropped": {cause: sum(each.get(cause, 0) for each in drops) for cause in drops[0]}
             | {feed.sink.name: feed.dropped for feed in self.feeds},
-            "reconnects": camera.reconnects if camera else None,
-            "camera": camera.report() if camera else None,
+            "reconnects": sum(camera.reconnects for camera in cameras) if cameras else None,
+            "cameras": [
+                {"source": _public(each.name), "fps": each.record.fps_now, **camera.report()}
+                for each, camera in zip(self.channels, cameras, strict=False)
+            ],
             "failed": [feed.sink.name for feed in self.feeds if feed.error],
             "shadow": self._shadow.report() if self._shadow else None,
             "fallback": exchange.fallback if exchange else None,
@@ -148,6 +171,16 @@ class Live:
             "gives_maps": bool(pipeline.bundle.spec.maps),
             "view": dataclasses.asdict(self.controls.view),
         }
+
+    def by_source(self) -> list[dict[str, Any]]:
+        """Each source's own report, where there are several; as plain JSON values."""
+        if len(self.channels) == 1:
+            return []
+        statuses = self.pipeline.statuses
+        return [
+            {"source": each.name, **each.record.report([status])}
+            for each, status in zip(self.channels, statuses, strict=False)
+        ]
 
     def close(self) -> None:
         """Close the sinks, each with all that it was given, and the window."""
@@ -160,10 +193,12 @@ class Live:
 
     def _loop(self, show: Callable[[Painting], None] | None, max_frames: int | None) -> None:
         for result in self.pipeline:
-            self._tell_state()
+            self._tell_states()
             if result.model.bundle is not self._bundle:
                 self._follow(result.model.bundle)
             self.record.add(result)
+            if len(self.channels) > 1:
+                self.channels[result.camera].record.add(result)
             with self.record.stages("hand"):
                 painting = self._painting(result)
                 for feed in self.feeds:
@@ -214,31 +249,54 @@ class Live:
             self._collector.labels = bundle.spec.labels
 
     def _wait(self) -> bool:
-        """While the source gives no frame: say so; True: to quit."""
-        self._tell_state()
+        """While no source gives a frame: say so; True: to quit."""
+        self._tell_states()
         return self.controls.quit
 
-    def _tell_state(self) -> None:
-        """Say it when the source's state has changed; the loop comes by here at every turn."""
+    def _tell_states(self) -> None:
+        """Say it when a source's state has changed; the loop comes by here at every turn."""
         self._turned_ns = monotonic_ns()
-        was, status = self._status, self.pipeline.status
-        self._status = status
-        if status is None or status.state == (was.state if was else "connecting"):
-            return
-        if status.state == "live" and was is not None and was.state != "connecting":
-            self._say(f"{self.pipeline.source.name}: live again")
-        elif status.state != "live":
-            self._say(f"{self.pipeline.source.name}: {status.state} ({status.reason})")
+        for channel, status in zip(self.channels, self.pipeline.statuses, strict=False):
+            was, channel.status = channel.status, status
+            if status.state == (was.state if was else "connecting"):
+                continue
+            if status.state != "live":
+                self._say(f"{channel.name}: {status.state} ({status.reason})")
+            elif was is not None and was.state != "connecting":
+                self._say(f"{channel.name}: live again")
 
     def _painting(self, result: Result) -> Painting:
-        lines = [canvas.figures(result, self.record)]
-        status = self._status
-        if status is not None and status.state != "live":
-            lines.append(f"{status.state} for {(monotonic_ns() - status.since_ns) / 1e9:.1f} s")
-        if self._message_left > 0:
+        """What is to be seen now that there is this result."""
+        channel = self.channels[result.camera]
+        lines = self._lines(channel, result)
+        if self._message and self._message_left > 0:
             self._message_left -= 1
-            lines.append(self._message)
-        return self._painter(result, self.controls.view, tuple(filter(None, lines)))
+            lines += (self._message,)
+        painting = self._painter(result, self.controls.view, lines)
+        if len(self.channels) == 1:
+            return painting
+        channel.painting, channel.painted_ns = painting, monotonic_ns()
+        return Mosaic(result, [self._tile(each) for each in self.channels], self._painter)
+
+    def _tile(self, channel: Channel) -> Tile | tuple[str, ...]:
+        """Its newest picture; of a camera that gives none, with its state as it is now."""
+        painting, now_ns = channel.painting, monotonic_ns()
+        if painting is None:
+            return self._lines(channel)
+        if not _is_live(channel.status) and now_ns - channel.painted_ns > _STATE_EVERY_S * 1e9:
+            lines = self._lines(channel, painting.result)
+            channel.painting, channel.painted_ns = self._painter(painting.result, self.controls.view, lines), now_ns
+        return channel.painting or painting
+
+    def _lines(self, channel: Channel, result: Result | None = None) -> tuple[str, ...]:
+        """What stands on a source's picture."""
+        lines = [_public(channel.name)] if len(self.channels) > 1 else []
+        if result is not None:
+            lines.append(canvas.figures(result, channel.record))
+        status = channel.status
+        if status is not None and not _is_live(status):
+            lines.append(f"{status.state} for {(monotonic_ns() - status.since_ns) / 1e9:.1f} s")
+        return tuple(lines)
 
     def _interact(self, window: Window, painting: Painting) -> None:
         """Show the picture and do what the keys ask for; while paused, stay with it."""
@@ -265,6 +323,14 @@ class Live:
     def _tell(self, message: str) -> None:
         self._message, self._message_left = message, SAID_FOR_FRAMES
         self._say(message)
+
+
+def _is_live(status: Status | None) -> bool:
+    return status is None or status.state == "live"
+
+
+def _public(name: str) -> str:
+    return name.partition("?")[0]  # what follows may be a password
 
 
 def _blocks(pipeline: Pipeline) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -17,7 +17,7 @@ from edgeattn.bundle import Bundle
 from edgeattn.camera.capture import Capture, Watch
 from edgeattn.camera.frame import Frame, Reconnecting, Source
 from edgeattn.camera.model import Model, blank_input, described, open_model
-from edgeattn.camera.slot import POLICIES, Pace, Policy
+from edgeattn.camera.slot import POLICIES, Pace, Policy, Turns
 from edgeattn.camera.state import Status
 from edgeattn.engines import Engine
 from edgeattn.engines.certify import Certificate
@@ -47,17 +47,20 @@ class Result:
     stages_ms: Mapping[str, float]
     """Time in each stage: `capture` (waiting for the frame), `resize`, `infer`, `decode`."""
     dropped: int
-    """Frames of the source that were replaced by newer ones, since the start."""
+    """Frames of its source that were not used, since the start."""
     model: Model
     """What said it."""
+    camera: int = 0
+    """Place of its source among several."""
 
 
 class Pipeline:
     """Runs a model over a source: a context manager that gives a `Result` a frame when iterated.
 
     A live source is read by a thread of its own and only its latest frame is taken; of any other source every frame is.
-    A camera that breaks off is reconnected, for as long as it takes. One inference is in flight at a time. Another model
-    may take over between two frames, see `swap`.
+    A camera that breaks off is reconnected, for as long as it takes. One inference is in flight at a time, so that
+    several cameras take turns: each once a round, as far as it has a frame. Another model may take over between two frames,
+    see `swap`.
     """
 
     model: Model
@@ -66,7 +69,7 @@ class Pipeline:
     def __init__(
         self,
         bundle: Bundle,
-        source: Source,
+        source: Source | Sequence[Source],
         *,
         engine: str | None = None,
         precision: str | None = None,
@@ -85,7 +88,7 @@ class Pipeline:
 
         Args:
             bundle: the model.
-            source: where the frames come from.
+            source: where the frames come from; several must all be live.
             engine: `onnxruntime` or `openvino`; what is not given is chosen by speed on this machine.
             precision: `float` or `int8`, likewise.
             device: CPU, or another of OpenVINO's, which is used if its answers are the CPU's (see `engines.certify`).
@@ -93,7 +96,7 @@ class Pipeline:
             maps: give the attention maps.
             smooth: hold the answer steady over frames, for sources whose frames follow each other in time.
             policy: which frames of a live source are taken, see `slot.POLICIES`; default `latest`. A file gives `every`.
-            max_fps: take no more frames a second than that, on average.
+            max_fps: take no more frames a second than that of each source, on average.
             crop: the part of each frame that is looked at: x, y, width, height in pixels.
             give_up_s: how long a camera may give no frame before that is an error; None: it is waited for.
             clock: gives nanoseconds; the source's clock must be the same.
@@ -101,30 +104,39 @@ class Pipeline:
 
         Raises:
             NameNotFoundError: no policy has that name.
-            SourceError: a file is asked for another policy than `every`.
+            SourceError: a file is asked for another policy than `every`, or is one of several sources.
         """
         if policy is not None and policy not in POLICIES:
             raise NameNotFoundError("policy", policy, POLICIES)
-        if policy not in (None, "every") and not source.live:
-            raise SourceError(
-                f"{source.name}: every frame of a file is taken; replay it live (--realtime) for {policy}"
-            )
-        self.bundle, self.source = bundle, source
+        sources = tuple(source) if isinstance(source, Sequence) else (source,)
+        for each in sources:
+            if not each.live and policy not in (None, "every"):
+                raise SourceError(
+                    f"{each.name}: every frame of a file is taken; replay it live (--realtime) for {policy}"
+                )
+            if not each.live and len(sources) > 1:
+                raise SourceError(
+                    f"{each.name}: several sources must all be live; run a file alone, or --realtime, as a camera would"
+                )
+        self.bundle = bundle
+        self.sources: tuple[Source, ...] = sources
+        """Where the frames come from."""
+        self.source = sources[0]
+        """The first of them; mostly the only one."""
         self.options: dict[str, Any] = {
             "engine": engine, "precision": precision, "device": device.upper(), "threads": threads, "maps": maps
         }  # fmt: skip
         """How a model is opened here, see `model.open_model`."""
         self._opened_engine = opened_engine
         self._clock = clock
-        self._smooth = smooth
-        self._smoother = Smoother(bundle.spec) if smooth else None
-        self._turn = threading.Lock()
+        self._smoothers = [Smoother(bundle.spec) for _ in sources] if smooth else []
+        self._inferring = threading.Lock()
         self._policy, self._max_fps, self._crop = policy, max_fps, crop
         self._give_up_s = give_up_s
         self.waiting: Callable[[], bool] | None = None
         """Called ten times a second while a live source gives no frame; True ends the results."""
-        self._capture: Capture | Watch | None = None
-        self._next: Callable[[], Frame | None] | None = None
+        self._captures: list[Capture | Watch] = []
+        self._next: Callable[[], tuple[int, Frame] | None] | None = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Pipeline:
@@ -135,14 +147,13 @@ class Pipeline:
             SourceError: the source does not open.
         """
         with contextlib.ExitStack() as stack:
+            stack.callback(self._close_engine)
             if self._opened_engine is None:
                 self.model = open_model(self.bundle, **self.options)
-                stack.callback(self._close_engine)
                 self.engine.infer(blank_input(self.bundle.spec))  # the first inference is slow: no frame should wait
             else:
                 self.model = Model(self.bundle, self._opened_engine, described(self._opened_engine))
-                stack.callback(self._close_engine)
-            self._next = self._open_source(stack)
+            self._next = self._open_sources(stack)
             self._stack = stack.pop_all()
         return self
 
@@ -177,17 +188,17 @@ class Pipeline:
 
         Returns the one that ran, which is the caller's to close.
         """
-        with self._turn:
+        with self._inferring:
             before, self.model = self.model, model
             if model.bundle is not before.bundle:
                 self.bundle = model.bundle
-                self._smoother = Smoother(model.bundle.spec) if self._smooth else None
+                self._smoothers = [Smoother(model.bundle.spec) for _ in self._smoothers]
         return before
 
     @property
-    def status(self) -> Status | None:
-        """How the source is doing, for any thread and at any moment; None: it is no live one, or was not opened yet."""
-        return self._capture.status if self._capture is not None else None
+    def statuses(self) -> tuple[Status, ...]:
+        """How each live source that was opened is doing, for any thread and at any moment."""
+        return tuple(capture.status for capture in self._captures)
 
     def __iter__(self) -> Iterator[Result]:
         """A result a frame, until the source ends.
@@ -201,23 +212,19 @@ class Pipeline:
         spans = Spans(self._clock, capacity=1)
         while True:
             with spans("capture"):
-                frame = self._next() if self._next is not None else None
-            if frame is None:
+                taken = self._next() if self._next is not None else None
+            if taken is None:
                 return
-            with self._turn:
-                result = self._result(frame, spans)
+            with self._inferring:
+                result = self._result(*taken, spans)
             yield result
 
     def stop(self) -> None:
-        """Let another thread's iteration over a live source end after the frame in hand."""
-        if self._capture is not None:
-            self._capture.slot.end()
+        """Let another thread's iteration over live sources end after the frame in hand."""
+        for capture in self._captures:
+            capture.slot.end()
 
-    def _close_engine(self) -> None:
-        if self.engine is not self._opened_engine:
-            self.engine.close()
-
-    def _result(self, frame: Frame, spans: Spans) -> Result:
+    def _result(self, camera: int, frame: Frame, spans: Spans) -> Result:
         spec = self.bundle.spec
         with spans("resize"):
             image = prepare(frame.picture, spec.input)
@@ -225,44 +232,51 @@ class Pipeline:
             outputs = self.engine.infer(image)
         with spans("decode"):
             prediction = decode(outputs, spec)
-            smoothed = self._smoother.update(prediction) if self._smoother else prediction
+            smoothed = self._smoothers[camera].update(prediction) if self._smoothers else prediction
             maps = {m.block: outputs[m.output][0] for m in spec.maps} if self.maps else {}
         age_ms = (self._clock() - frame.captured_ns) / NS_PER_MS
         stages_ms = spans.latest_ms()
+        dropped = self._captures[camera].dropped if self._captures else 0
         return Result(
-            frame, prediction, smoothed, maps, age_ms, stages_ms["infer"], stages_ms, self._dropped(), self.model
+            frame, prediction, smoothed, maps, age_ms, stages_ms["infer"], stages_ms, dropped, self.model, camera
         )
 
-    def _open_source(self, stack: contextlib.ExitStack) -> Callable[[], Frame | None]:
-        """Open the source; gives what waits for its next frame."""
-        capture: Capture | Watch
-        if isinstance(self.source, Reconnecting):
-            capture = Watch(self.source, self._policy or "latest", self._max_fps, self._give_up_s)
-        elif self.source.live:
-            capture = Capture(self.source, self._policy or "latest", self._max_fps)
-        else:
+    def _close_engine(self) -> None:
+        """Close the engine that runs in the end, if it is not the caller's."""
+        model = getattr(self, "model", None)
+        if model is not None and model.engine is not self._opened_engine:
+            model.engine.close()
+
+    def _open_sources(self, stack: contextlib.ExitStack) -> Callable[[], tuple[int, Frame] | None]:
+        """Open them; gives what waits for the next frame, with its source's place."""
+        if not self.source.live:
             frames, pace = iter(stack.enter_context(self.source)), Pace(self._max_fps)
             return lambda: self._paced(frames, pace)
-        self._capture = capture  # its state can be asked for while it connects
-        stack.enter_context(capture)
-        return lambda: self._cropped(capture.slot.take(self.waiting))
+        policy, changed = self._policy or "latest", threading.Condition()
+        for source in self.sources:
+            self._captures.append(
+                Watch(source, policy, self._max_fps, self._give_up_s, changed=changed)
+                if isinstance(source, Reconnecting)
+                else Capture(source, policy, self._max_fps, changed=changed)
+            )
+        for capture in self._captures:  # their states can be asked for while they connect
+            stack.enter_context(capture)
+        turns = Turns([capture.slot for capture in self._captures])
+        return lambda: self._cropped(turns.take(self.waiting))
 
-    def _paced(self, frames: Iterator[Frame], pace: Pace) -> Frame | None:
+    def _paced(self, frames: Iterator[Frame], pace: Pace) -> tuple[int, Frame] | None:
         time.sleep(pace.wait_s(self._clock()))
         pace.allows(self._clock())
-        return self._cropped(next(frames, None))
+        frame = next(frames, None)
+        return self._cropped((0, frame)) if frame is not None else None
 
-    def _cropped(self, frame: Frame | None) -> Frame | None:
-        if frame is None or self._crop is None:
-            return frame
+    def _cropped(self, taken: tuple[int, Frame] | None) -> tuple[int, Frame] | None:
+        if taken is None or self._crop is None:
+            return taken
+        camera, frame = taken
         x, y, width, height = self._crop
         picture = frame.picture[y : y + height, x : x + width]
         if not picture.size:
-            shown = f"{frame.picture.shape[1]}x{frame.picture.shape[0]}"
-            raise SourceError(
-                f"{self.source.name}: the crop {self._crop} lies outside its pictures of {shown}; move it"
-            )
-        return replace(frame, picture=np.ascontiguousarray(picture))
-
-    def _dropped(self) -> int:
-        return self._capture.dropped if self._capture is not None else 0
+            name, shown = self.sources[camera].name, f"{frame.picture.shape[1]}x{frame.picture.shape[0]}"
+            raise SourceError(f"{name}: the crop {self._crop} lies outside its pictures of {shown}; move it")
+        return camera, replace(frame, picture=np.ascontiguousarray(picture))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from edgeattn.timing import NS_PER_MS, Clock, Spans, monotonic_ns, summary, text
 
 KEPT = 1 << 16
 """Latest frames whose times are kept: 36 minutes at 30 frames a second, in constant memory."""
-WAY = ("capture", "resize", "infer", "decode", "hand", "attention", "draw")
+WAY = ("capture", "resize", "infer", "decode", "hand", "attention", "draw", "mosaic")
 """A frame's stages as they follow each other; some are measured by other threads, whenever those come to it."""
 WARM_UP = 10
 """First frames that are left out of the times, at most a quarter of all."""
@@ -34,7 +35,8 @@ class Record:
         self._clock = clock
         self._first_ns = 0
         self._recent_ns: deque[int] = deque(maxlen=_RATE_OVER + 1)
-        self._latest: Result | None = None
+        self._dropped: dict[int, int] = {}  # by source
+        self._age_from: dict[int, str] = {}
         self._labelled = self._right = self._right_smoothed = 0
 
     def add(self, result: Result) -> None:
@@ -43,7 +45,8 @@ class Record:
         self._first_ns = self._first_ns if self.frames else now_ns
         self._recent_ns.append(now_ns)
         self.frames += 1
-        self._latest = result
+        self._dropped[result.camera] = result.dropped
+        self._age_from[result.camera] = result.frame.age_from
         for stage, ms in result.stages_ms.items():
             self.stages.record(stage, round(ms * NS_PER_MS))
         overhead_ms = result.age_ms - result.infer_ms
@@ -71,25 +74,35 @@ class Record:
         """Seconds since the latest result; None before the first."""
         return (self._clock() - self._recent_ns[-1]) / 1e9 if self.frames else None
 
-    def report(self, status: Status | None = None) -> dict[str, Any]:
+    @property
+    def dropped(self) -> int:
+        """Frames that were not used."""
+        return sum(self._dropped.values())
+
+    @property
+    def age_from(self) -> str | None:
+        """What the ages count from, see `MEANING`; None before the first result."""
+        froms = set(self._age_from.values())
+        return "mixed" if len(froms) > 1 else next(iter(froms), None)
+
+    def report(self, statuses: Sequence[Status] = ()) -> dict[str, Any]:
         """The run's figures as plain JSON values; a percentile below its floor of samples is None.
 
         Args:
-            status: how the live source was in the end.
+            statuses: how the live sources were in the end.
         """
-        latest = self._latest
         overhead_ms = self._steady(self._figures, "overhead")
         return {
             "frames": self.frames,
             "fps": self.fps,
             "age_ms": summary(self._steady(self._figures, "age")),
             "infer_ms": summary(self._steady(self._figures, "infer")),
-            "age_from": latest.frame.age_from if latest else None,
+            "age_from": self.age_from,
             "overhead_ms_p50": float(np.median(overhead_ms)) if overhead_ms.size else None,
             "warmup_frames": self._warm_up(),
-            "dropped": latest.dropped if latest else 0,
-            "reconnects": status.reconnects if status else 0,
-            "source_status": status.report() if status else None,
+            "dropped": self.dropped,
+            "reconnects": sum(status.reconnects for status in statuses),
+            "source_status": statuses[0].report() if len(statuses) == 1 else None,
             "stages_ms": {stage: summary(self._steady(self.stages, stage)) for stage in self._stages()},
             "labelled_frames": self._labelled,
             "accuracy": self._right / self._labelled if self._labelled else None,
@@ -102,15 +115,14 @@ class Record:
 
     def now(self) -> dict[str, Any]:
         """What is seen while it runs: figures over the latest frames; any thread may ask."""
-        latest = self._latest
         return {
             "frames": self.frames,
             "fps": self.fps_now,
             "age_ms": summary(self._figures.values_ms("age")[-_NOW_OVER:]),
             "infer_ms": summary(self._figures.values_ms("infer")[-_NOW_OVER:]),
-            "age_from": latest.frame.age_from if latest else None,
+            "age_from": self.age_from,
             "stages_ms": {s: summary(self.stages.values_ms(s)[-_NOW_OVER:], (50,))["p50"] for s in self._stages()},
-            "dropped": latest.dropped if latest else 0,
+            "dropped": self.dropped,
             "silent_s": self.silent_s,
         }
 
@@ -149,6 +161,7 @@ MEANING = {
     "sender": "from the sender's stamp",
     "due": "from when a frame was due",
     "received": "from when a frame was received: excludes camera and network",
+    "mixed": "from another moment for each source",
 }
 """What an age counts from, in words, by `age_from`."""
 

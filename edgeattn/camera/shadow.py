@@ -130,7 +130,8 @@ class Shadow:
         outputs = self._engine.infer(image)
         self._spans.record("infer", time.monotonic_ns() - before_ns)
         wanted_maps = maps_of(outputs, bundle.spec) if result.maps else {}
-        self._drift.add(result.frame.picture, result.prediction, decode(outputs, bundle.spec), result.maps, wanted_maps)
+        wanted = decode(outputs, bundle.spec)
+        self._drift.add(result.frame.picture, result.prediction, wanted, result.maps, wanted_maps, camera=result.camera)
         self._judge(result.model, self._drift)
 
     def _open(self, model: Model) -> None:

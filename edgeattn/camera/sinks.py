@@ -10,13 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-import numpy as np
-
 from edgeattn._cv2 import cv2
 from edgeattn.camera.canvas import Draws
 from edgeattn.camera.pipeline import Result
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
+from edgeattn.tasks import drawing
 from edgeattn.timing import NS_PER_MS, Clock, monotonic_ns
 
 NAMES = ("window", "mp4", "jsonl", "none")
@@ -143,7 +142,7 @@ class VideoFile:
         for _ in range(missing):
             self._writer.write(self._last)
         if missing >= 0:
-            self._last = _fitted(picture, self._size)
+            self._last = drawing.fitted(picture, self._size)
             self._writer.write(self._last)
             self._written += missing + 1
 
@@ -207,6 +206,7 @@ class JsonLines:
             "rejected": result.prediction.rejected,
             "smoothed": result.smoothed.label,
             "dropped": result.dropped,
+            "camera": result.camera,
             "truth": result.frame.truth,
         }
         self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -216,18 +216,3 @@ class JsonLines:
         """Close the file."""
         if self.path is not None:
             self._stream.close()
-
-
-def _fitted(picture: Picture, size: tuple[int, int]) -> Picture:
-    """Scale into (width, height), the rest black; up to a few pixels are only padded."""
-    width, height = size
-    if picture.shape[:2] == (height, width):
-        return picture
-    scale = min(width / picture.shape[1], height / picture.shape[0])
-    if not 1.0 <= scale <= 1.02:
-        sides = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-        picture = np.asarray(cv2.resize(picture, sides, interpolation=cv2.INTER_AREA), np.uint8)
-    canvas = np.zeros((height, width, 3), np.uint8)
-    top, left = (height - picture.shape[0]) // 2, (width - picture.shape[1]) // 2
-    canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-    return canvas

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 from edgeattn.camera.frame import Frame
@@ -21,17 +21,25 @@ _WAIT_S = 0.1
 
 
 class Slot:
-    """Holds frames, for one thread that puts and one that takes. Putting never waits."""
+    """Holds one source's frames, between a thread that puts and one that takes. Putting never waits."""
 
-    def __init__(self, policy: Policy = "latest", max_fps: float | None = None) -> None:
+    def __init__(
+        self, policy: Policy = "latest", max_fps: float | None = None, changed: threading.Condition | None = None
+    ) -> None:
+        """Describe it; slots that one thread takes from in turn share `changed`, which guards them."""
         self.drops = dict.fromkeys(CAUSES, 0)
         """Frames that were never taken, by cause."""
-        self._changed = threading.Condition()
-        self._policy = policy
-        self._frames: deque[Frame] = deque()
+        self.policy: Policy = policy
+        """Which frames are taken."""
+        self.changed = changed or threading.Condition()
+        """Wakes whoever takes."""
+        self.frames: deque[Frame] = deque()
+        """What may be taken, while `changed` is held."""
+        self.ended = False
+        """No frame will follow."""
+        self.error: BaseException | None = None
+        """Why, where that is an error."""
         self._pace = Pace(max_fps)
-        self._ended = False
-        self._error: BaseException | None = None
 
     @property
     def dropped(self) -> int:
@@ -40,50 +48,91 @@ class Slot:
 
     def put(self, frame: Frame) -> None:
         """Put in a frame, which replaces an older one where that is the policy."""
-        with self._changed:
+        with self.changed:
             if not self._pace.allows(frame.captured_ns):
                 self.drops["rate"] += 1
                 return
-            if len(self._frames) == (QUEUE if self._policy == "every" else 1):
-                self._frames.popleft()
-                self.drops["queue" if self._policy == "every" else "replaced"] += 1
-            self._frames.append(frame)
-            self._changed.notify()
+            if len(self.frames) == (QUEUE if self.policy == "every" else 1):
+                self.frames.popleft()
+                self.drops["queue" if self.policy == "every" else "replaced"] += 1
+            self.frames.append(frame)
+            self.changed.notify()
 
     def end(self, error: BaseException | None = None) -> None:
         """No frame will follow; `error` is raised where frames are taken."""
-        with self._changed:
-            if not self._ended:
-                self._ended, self._error = True, error
-                self._changed.notify()
+        with self.changed:
+            if not self.ended:
+                self.ended, self.error = True, error
+                self.changed.notify()
 
     def take(self, waiting: Callable[[], bool] | None = None) -> Frame | None:
-        """Wait for a frame and take it out; None once the source has ended and the slot is empty.
-
-        Args:
-            waiting: called ten times a second while there is none; True ends the frames.
-        """
-        with self._changed:
-            if self._policy == "fresh" and self._frames:
-                self._frames.clear()
-                self.drops["stale"] += 1
-        while True:
-            with self._changed:
-                if self._changed.wait_for(lambda: self._frames or self._ended, _WAIT_S if waiting else None):
-                    break
-            if waiting is not None and waiting():
-                return None
-        with self._changed:
-            if self._frames:
-                return self._frames.popleft()
-            if self._error is not None:
-                raise self._error
-            return None
+        """Wait for a frame and take it out, see `Turns.take`."""
+        taken = Turns((self,)).take(waiting)
+        return taken[1] if taken else None
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames as they are taken; raises what the source raised."""
         while (frame := self.take()) is not None:
             yield frame
+
+
+class Turns:
+    """Takes frames out of one slot or several, which have turns: each once a round, as far as it has one in time."""
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        """Take from these, which share their `changed`."""
+        self._slots, self._changed = slots, slots[0].changed
+        self._had: set[int] = set()  # those that had their turn in this round
+        self._late: set[int] = set()  # those that missed theirs, and are not waited for until they have a frame again
+
+    def take(self, waiting: Callable[[], bool] | None = None) -> tuple[int, Frame] | None:
+        """Wait for a frame and take it out, with the place of its slot; None once all have ended and are empty.
+
+        Args:
+            waiting: called ten times a second while there is none; True ends the frames.
+
+        Raises:
+            Exception: what ended the last of the sources, if that was an error.
+        """
+        with self._changed:
+            for at, slot in enumerate(self._slots):
+                if slot.policy == "fresh" and slot.frames:
+                    slot.drops["stale"] += len(slot.frames)
+                    slot.frames.clear()
+                    self._late.discard(at)
+        while True:
+            with self._changed:
+                several = len(self._slots) > 1
+                self._changed.wait_for(self._next_or_end, _WAIT_S if waiting or several else None)
+                place = self._next()
+                if place is None:
+                    self._late.update(set(range(len(self._slots))) - self._had)
+                    place = self._next()
+                if place is not None:
+                    self._had.add(place)
+                    self._late.discard(place)
+                    return place, self._slots[place].frames.popleft()
+                if all(slot.ended for slot in self._slots):
+                    errors = [slot.error for slot in self._slots if slot.error is not None]
+                    if errors:
+                        raise errors[-1]
+                    return None
+            if waiting is not None and waiting():
+                return None
+
+    def _next(self) -> int | None:
+        """The next slot in turn that holds a frame."""
+        if len(self._had | self._late) == len(self._slots):
+            self._had.clear()
+        ready = [place for place, slot in enumerate(self._slots) if slot.frames and place not in self._had]
+        return ready[0] if ready else None
+
+    def _next_or_end(self) -> bool:
+        if all(slot.ended for slot in self._slots):
+            return True
+        if self._slots[0].policy != "fresh":  # a frame in hand is better than a fair one to come
+            return any(slot.frames for slot in self._slots)
+        return self._next() is not None
 
 
 class Pace:

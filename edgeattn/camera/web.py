@@ -95,7 +95,9 @@ class Web:
         self.token = token or (None if _is_loopback(self.host) else secrets.token_urlsafe(16))
         """What a browser must show; None: nothing, on a loopback address."""
         self._live = live
-        self._draws: Draws = "attention" if live.pipeline.bundle.spec.task == "classify" else "all"
+        self._several = len(live.channels) > 1
+        # The answer stands beside the picture, where there is one picture.
+        self._draws: Draws = "all" if self._several else "attention"
         self._clients: set[_Client] = set()
         self._asking = 0  # requests that wait for one picture
         self._skipped = 0
@@ -127,7 +129,7 @@ class Web:
     def write(self, result: Result, picture: Picture | None) -> None:
         """Encode the picture and pass it to the server's thread."""
         if picture is not None:
-            self._loop.call_soon_threadsafe(self._publish, _jpeg(picture), _answer(result))
+            self._loop.call_soon_threadsafe(self._publish, _jpeg(picture), None if self._several else _answer(result))
 
     def close(self) -> None:
         """End the server and every connection."""
@@ -164,7 +166,7 @@ class Web:
         self._came.set()
         await runner.cleanup()
 
-    def _publish(self, jpeg: bytes, answer: dict[str, Any]) -> None:
+    def _publish(self, jpeg: bytes, answer: dict[str, Any] | None) -> None:
         self._number += 1
         self._jpeg, self._message = jpeg, self._packed(jpeg, answer)
         came, self._came = self._came, asyncio.Event()
@@ -312,7 +314,10 @@ def split_address(address: str) -> tuple[str, int]:
 
 def metrics(status: dict[str, Any]) -> str:
     """A run's status as Prometheus reads it; what is not known yet is left out."""
-    camera, shadow = status.get("camera"), status.get("shadow") or {}
+    shadow = status.get("shadow") or {}
+    live: list[tuple[str, float | None]] = [
+        (f'camera="{_escaped(each["source"])}"', float(each["state"] == "live")) for each in status.get("cameras", [])
+    ]
     changes = [(f'change="{change}"', count) for change, count in status.get("change_counts", {}).items()]
     running = ",".join(
         f'{name}="{_escaped(status[name])}"' for name in ("bundle", "engine", "precision") if name in status
@@ -327,12 +332,7 @@ def metrics(status: dict[str, Any]) -> str:
         ("dropped_total", "counter", "Frames left out, by cause.", drops),
         ("reconnects_total", "counter", "Times the stream was opened again.", [("", status["reconnects"])]),
         ("up", "gauge", "1 while the loop turns.", [("", float(status["state"] in _WELL))]),
-        (
-            "camera_live",
-            "gauge",
-            "1 while frames come.",
-            [("", None if camera is None else float(camera["state"] == "live"))],
-        ),
+        ("camera_live", "gauge", "1 while frames come.", live),
         ("model_info", "gauge", "What runs.", [(running, 1.0 if running else None)]),
         ("changes_total", "counter", "Changes of the model, by outcome.", changes),
         (

@@ -68,7 +68,7 @@ def demo(
 def _run(bundle: Path, video: Path, out: Path) -> dict[str, Any]:
     from edgeattn.cli.run import run
 
-    run(str(bundle), source=str(video), sink=["mp4"], out=out / "cards-attention.mp4", json=out / "run.json")
+    run(str(bundle), source=[str(video)], sink=["mp4"], out=out / "cards-attention.mp4", json=out / "run.json")
     return _read(out / "run.json")
 
 

@@ -52,11 +52,13 @@ def run(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder, or its name in the zoo.")],
     *,
     source: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            help="Camera number, rtsp:// or http:// stream, video, picture, folder; env:NAME reads it from a variable; test."
+            help="Camera number (default: 0), rtsp:// or http:// stream, video, picture, folder; env:NAME reads it from a "
+            "variable; test. Several cameras: --source A --source B.",
+            show_default=False,
         ),
-    ] = "0",
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: the fastest here.")] = None,
     precision: Annotated[str | None, typer.Option(help="float, bf16 or int8; default: the fastest here.")] = None,
     device: Annotated[
@@ -121,7 +123,10 @@ def run(
     if fallback and shadow is None:
         raise EdgeAttnError("--fallback acts on what --shadow finds; add --shadow 30")
     asked = _asked(sink) or (["none"] if web is not None else None)
-    loaded, opened = load(bundle), open_source(source, realtime=realtime)
+    loaded, sources = load(bundle), [open_source(each, realtime=realtime) for each in source or ["0"]]
+    opened = sources[0]
+    if collect is not None and len(sources) > 1:
+        raise EdgeAttnError("--collect saves one camera's frames; give it one --source")
     names, notices = _possible(asked)
     written = _files(names, out, opened)
     if maps and not loaded.spec.maps:
@@ -130,7 +135,7 @@ def run(
         maps = "window" in names or "mp4" in names or web is not None
     pipeline = Pipeline(
         loaded,
-        opened,
+        sources,
         engine=engine,
         precision=precision,
         device=device,
@@ -178,9 +183,9 @@ def run(
             finally:
                 notifier.send(STOPPING=1)
                 live.close()
-                report = _report(live.record, pipeline, live.feeds, live.status())
+                report = _report(live.record, pipeline, live.feeds, live.status()) | {"sources": live.by_source()}
                 failed = [feed.error for feed in live.feeds if feed.error]
-        if not report and pipeline.status is not None:  # interrupted while the source was being waited for
+        if not report and pipeline.statuses:  # interrupted while the source was being waited for
             report = _report(Record(), pipeline, (), {})
     finally:
         if report:
@@ -290,14 +295,14 @@ def _report(record: Record, pipeline: Pipeline, feeds: Sequence[Feed], status: M
     return {
         "schema": SCHEMA,
         "bundle": pipeline.bundle.name,
-        "source": pipeline.source.name,
+        "source": ", ".join(each.name for each in pipeline.sources),
         "engine": engine.name,
         "precision": engine.precision,
         "executed_precision": engine.executed_precision,
         "device": dict(engine.details) | {"certificate": to_json(pipeline.certificate)},
         "threads": engine.threads,
         "maps": pipeline.maps,
-        **record.report(pipeline.status),
+        **record.report(pipeline.statuses),
         "sinks": [
             {"name": feed.sink.name, "written": feed.written, "dropped": feed.dropped, "failed": feed.error is not None}
             for feed in feeds
@@ -315,6 +320,8 @@ def _finish(report: dict[str, Any], say: Callable[[str], None], json: Path | Non
     from edgeattn.timing import environment
 
     say(sentence(report))
+    for each in report.get("sources", []):
+        say(f"  {each['source']}: {sentence(each)}")
     skipped = getattr(source, "skipped", [])
     for _, reason in skipped:
         say(f"skipped {reason}")

@@ -108,8 +108,8 @@ def settings_of(bundle: str, given: Mapping[str, Any]) -> dict[str, Any]:
     path = Path(bundle)
     # Not resolved: where it is a link, SIGHUP is to follow it anew.
     settings = {"bundle": os.path.abspath(path) if path.is_dir() else bundle} | dict(given)  # noqa: PTH100
-    for each in _listed(settings.get("source", "0")):
-        if "@" in urlsplit(str(each)).netloc:
+    for each in _listed(settings.get("source", ())):
+        if "@" in urlsplit(each).netloc:
             raise EdgeAttnError(
                 "the login in --source would stand in a file that everybody may read; write --source env:CAMERA, and "
                 "CAMERA=rtsp://NAME:PASSWORD@... into the service's .env"
@@ -117,11 +117,10 @@ def settings_of(bundle: str, given: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in settings.items():
         if isinstance(value, Path):  # what is written goes to the service's own folder, unless a whole path is given
             settings[key] = str(value if key in WRITTEN else value.absolute())
-    source = settings.get("source")
-    if isinstance(source, str) and Path(source).exists():
-        settings["source"] = str(Path(source).absolute())
+        elif key == "source":
+            settings[key] = [str(Path(each).absolute()) if Path(each).exists() else each for each in _listed(value)]
     if "sink" not in settings and "web" not in settings:
-        settings["sink"] = ["none"]
+        settings["sink"] = "none"
         if find_spec("aiohttp"):
             settings["web"] = PAGE
     return settings
@@ -186,7 +185,7 @@ def _listed(value: Any) -> list[str]:
 
 def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_value, value))}]"
+        return _value(value[0]) if len(value) == 1 else f"[{', '.join(map(_value, value))}]"
     # JSON's texts, numbers, true and false are TOML's too.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

@@ -59,6 +59,21 @@ def shade(picture: Picture, box: tuple[int, int, int, int], colour: Colour = BLA
         area[:] = cv2.addWeighted(area, 1.0 - opacity, np.full_like(area, colour), opacity, 0.0)
 
 
+def fitted(picture: Picture, size: tuple[int, int]) -> Picture:
+    """Scale into (width, height), the rest black; up to a few pixels are only padded."""
+    width, height = size
+    if picture.shape[:2] == (height, width):
+        return picture
+    scale = min(width / picture.shape[1], height / picture.shape[0])
+    if not 1.0 <= scale <= 1.02:
+        sides = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+        picture = np.asarray(cv2.resize(picture, sides, interpolation=cv2.INTER_AREA), np.uint8)
+    canvas = np.zeros((height, width, 3), np.uint8)
+    top, left = (height - picture.shape[0]) // 2, (width - picture.shape[1]) // 2
+    canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return canvas
+
+
 def _thickness(capital: float) -> int:
     return 2 if capital >= 14 else 1
 

@@ -51,10 +51,14 @@ def test_how_often_a_sign_of_life_is_wanted(given: dict[str, str], expected: flo
 def test_the_line_of_state() -> None:
     status: dict[str, Any] = {
         "state": "running", "bundle": "signs", "source": "camera 0", "engine": "openvino", "precision": "int8", "fps": 29.97,
-        "age_ms": {"p50": 14.2}, "camera": None, "failed": [], "shadow": None, "fallback": None, "changes": [],
+        "age_ms": {"p50": 14.2}, "cameras": [], "failed": [], "shadow": None, "fallback": None, "changes": [],
     }  # fmt: skip
     assert line_of(status) == "running; signs on camera 0, openvino int8; 30.0 fps, age p50 14 ms"
-    status |= {"state": "down", "camera": {"states": [{"reason": "no frame comes"}]}, "fallback": "drift"}
+    status |= {
+        "state": "down",
+        "cameras": [{"state": "down", "states": [{"reason": "no frame comes"}]}],
+        "fallback": "drift",
+    }
     status["changes"] = [{"what": "reload", "outcome": "refused", "reason": "it is spoilt"}]
     status["shadow"] = {"verdict": "failed", "window_differed": 9, "window": 40}
     assert line_of(status) == (

@@ -36,7 +36,7 @@ def test_the_printed_settings_are_the_options(tiny_bundle: Bundle, tmp_path: Pat
              "--out", "seen.jsonl", "--max-fps", "12.5", "--no-maps")
     )  # fmt: skip
     assert tomllib.loads(settings) == {
-        "bundle": str(link), "source": "env:CAMERA", "policy": "fresh", "shadow": 30.0, "fallback": True, "sink": ["jsonl"],
+        "bundle": str(link), "source": "env:CAMERA", "policy": "fresh", "shadow": 30.0, "fallback": True, "sink": "jsonl",
         "out": "seen.jsonl", "max-fps": 12.5, "maps": False,
     }  # fmt: skip
     lines = unit.splitlines()
@@ -48,9 +48,15 @@ def test_the_printed_settings_are_the_options(tiny_bundle: Bundle, tmp_path: Pat
     assert program.endswith("run --settings /etc/edgeattn/edgeattn-tiny.toml")
 
 
+def test_several_cameras(tiny_bundle: Bundle) -> None:
+    unit, settings = parts(call("service", tiny_bundle.path, "--source", "env:DOOR", "--source", "env:GATE"))
+    assert tomllib.loads(settings)["source"] == ["env:DOOR", "env:GATE"]
+    assert "Description=edgeattn tiny on env:DOOR, env:GATE" in unit.splitlines()
+
+
 def test_without_a_sink_nothing_fills_the_disk(tiny_bundle: Bundle) -> None:
     settings = tomllib.loads(parts(call("service", tiny_bundle.path))[1])
-    assert settings["sink"] == ["none"]
+    assert settings["sink"] == "none"
 
 
 def test_a_login_is_kept_out(tiny_bundle: Bundle) -> None:
@@ -98,7 +104,7 @@ def test_a_file_of_settings_runs_and_the_command_line_wins(tiny_bundle: Bundle, 
         ("max-fsp = 3", NameNotFoundError, r"as .*bad.toml asks for,.* 'max-fsp'. Did you mean 'max-fps'\?"),
         ("settings = 'x'", NameNotFoundError, "no option of `run`"),
         ("source = 0\nsource = 1", EdgeAttnError, "is not TOML"),
-        ("source = ['a', 'b']", EdgeAttnError, "takes one value, not a list"),
+        ("policy = ['a', 'b']", EdgeAttnError, "takes one value, not a list"),
         ("[run]\nsource = 'a'", NameNotFoundError, "'run'"),
         ("[source]\na = 'a'", EdgeAttnError, "takes one value, not a table"),
     ],

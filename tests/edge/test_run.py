@@ -88,7 +88,7 @@ def test_accuracy_on_a_labelled_video(tiny_bundle: Bundle, video: Path) -> None:
     truth = [{"index": i, "label": None if i >= 20 else tiny.LABELS[i % 3]} for i in range(24)]
     video.with_suffix(".truth.jsonl").write_text("\n".join(map(json.dumps, truth)), encoding="utf-8")
     run(
-        str(tiny_bundle.path), source=str(video), engine="onnxruntime", precision="float", sink=["none"],
+        str(tiny_bundle.path), source=[str(video)], engine="onnxruntime", precision="float", sink=["none"],
         json=Path("run.json"),
     )  # fmt: skip
     report = json.loads(Path("run.json").read_text(encoding="utf-8"))
@@ -147,7 +147,7 @@ def test_a_camera_that_is_not_there_ends_with_one_line_and_2(tiny_bundle: Bundle
 def test_the_edge_stays_free_of_training(tiny_bundle: Bundle, video: Path) -> None:
     code = (
         "import sys; from edgeattn.cli.run import run; "
-        f"run({str(tiny_bundle.path)!r}, source={str(video)!r}, max_frames=2); "
+        f"run({str(tiny_bundle.path)!r}, source=[{str(video)!r}], max_frames=2); "
         "print(sorted({'torch', 'nncf', 'matplotlib', 'sklearn', 'skimage', 'pandas', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -165,7 +165,7 @@ def test_folder_with_a_bad_picture(
         cv2.imwrite(str(folder / f"{i}.png"), np.pad(pictures[i], ((0, 10 * i), (0, 0), (0, 0))))
     (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff")
     run(
-        str(tiny_bundle.path), source=str(folder), engine="openvino", precision="float", sink=["mp4"],
+        str(tiny_bundle.path), source=[str(folder)], engine="openvino", precision="float", sink=["mp4"],
         out=Path("seen.mp4"), json=Path("run.json"),
     )  # fmt: skip
     report = json.loads(Path("run.json").read_text(encoding="utf-8"))
@@ -178,28 +178,28 @@ def test_folder_with_a_bad_picture(
 def test_bad_options_name_the_choices(tiny_bundle: Bundle, video: Path) -> None:
     bundle = str(tiny_bundle.path)
     with pytest.raises(NameNotFoundError, match=r"no sink is named 'screen'.*jsonl, mp4, none, window"):
-        run(bundle, source=str(video), sink=["mp4,screen"])
+        run(bundle, source=[str(video)], sink=["mp4,screen"])
     with pytest.raises(EdgeAttnError, match="is the source itself"):
-        run(bundle, source=str(video), sink=["mp4"], out=video)
+        run(bundle, source=[str(video)], sink=["mp4"], out=video)
     with pytest.raises(NameNotFoundError, match="no policy is named 'newest'"):
-        run(bundle, source=str(video), sink=["none"], policy="newest")
+        run(bundle, source=[str(video)], sink=["none"], policy="newest")
     with pytest.raises(SourceError, match="every frame of a file is taken"):
-        run(bundle, source=str(video), sink=["none"], policy="fresh")
+        run(bundle, source=[str(video)], sink=["none"], policy="fresh")
     with pytest.raises(EdgeAttnError, match="must be X,Y,WIDTH,HEIGHT"):
-        run(bundle, source=str(video), sink=["none"], crop="1,2,3")
+        run(bundle, source=[str(video)], sink=["none"], crop="1,2,3")
     with pytest.raises(SourceError, match="lies outside its pictures of 128x96"):
-        run(bundle, source=str(video), sink=["none"], crop="500,0,10,10", engine="onnxruntime", precision="float")
+        run(bundle, source=[str(video)], sink=["none"], crop="500,0,10,10", engine="onnxruntime", precision="float")
     with pytest.raises(SourceError, match="no such file"):
-        run(bundle, source="absent.mp4")
+        run(bundle, source=["absent.mp4"])
     with pytest.raises(NameNotFoundError, match="no engine"):
-        run(bundle, source=str(video), sink=["none"], engine="tensorrt")
+        run(bundle, source=[str(video)], sink=["none"], engine="tensorrt")
 
 
 def test_an_error_on_the_way_still_leaves_the_report(tiny_bundle: Bundle, video: Path) -> None:
     blocked = Path("blocked")
     blocked.write_text("")
     with pytest.raises(EdgeAttnError, match="cannot be written"):
-        run(str(tiny_bundle.path), source=str(video), sink=["mp4"], out=blocked / "seen.mp4", json=Path("run.json"),
+        run(str(tiny_bundle.path), source=[str(video)], sink=["mp4"], out=blocked / "seen.mp4", json=Path("run.json"),
             engine="onnxruntime", precision="float")  # fmt: skip
     report = json.loads(Path("run.json").read_text(encoding="utf-8"))
     assert 1 <= report["frames"] <= 24
@@ -208,7 +208,7 @@ def test_an_error_on_the_way_still_leaves_the_report(tiny_bundle: Bundle, video:
 
 def test_a_crop_is_what_the_model_sees_and_a_pace_is_kept(tiny_bundle: Bundle, video: Path) -> None:
     begin = time.monotonic()
-    run(str(tiny_bundle.path), source=str(video), sink=["mp4"], out=Path("seen.mp4"), crop="16,0,64,48", max_fps=20,
+    run(str(tiny_bundle.path), source=[str(video)], sink=["mp4"], out=Path("seen.mp4"), crop="16,0,64,48", max_fps=20,
         max_frames=10, engine="onnxruntime", precision="float")  # fmt: skip
     assert time.monotonic() - begin > 0.4
     assert read_video(Path("seen.mp4"))[0].shape == (48, 64, 3)

@@ -92,7 +92,7 @@ def test_a_run_whose_camera_goes_away_leaves_video_and_report(tiny_bundle: Bundl
     with MjpegCamera(fps=60) as camera:
         later(1.0, lambda: camera.refuse(30))
         with pytest.raises(SourceError, match=r"has been away for 0\.8 s"):
-            run(str(tiny_bundle.path), source=camera.url, give_up=0.8, **options)
+            run(str(tiny_bundle.path), source=[camera.url], give_up=0.8, **options)
     figures = json.loads(report.read_text(encoding="utf-8"))
     assert 10 <= figures["frames"] <= 90
     assert figures["source_status"]["state"] == "down"
