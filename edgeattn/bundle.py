@@ -94,6 +94,10 @@ class Bundle:
         """Digest over all files: two bundles with the same one hold the same model."""
         return hashlib.sha256(json.dumps(sorted(self.sha256.items())).encode()).hexdigest()[:16]
 
+    def is_same(self, other: Bundle) -> bool:
+        """Whether both hold the same files under the same contract, wherever they lie."""
+        return (self.spec, self.artefacts, self.sha256) == (other.spec, other.artefacts, other.sha256)
+
 
 def load(name: str | Path) -> Bundle:
     """Open a bundle by its folder, or by its name in the zoo that ships with edgeattn, and check every file.
@@ -117,6 +121,19 @@ def load(name: str | Path) -> Bundle:
         if file.endswith(".onnx"):
             _check_external_data(path, file, contents.sha256)
     return Bundle(path, contents.spec, contents.artefacts, contents.provenance, contents.sha256)
+
+
+def still(bundle: Bundle) -> Bundle:
+    """The bundle itself, if its folder still holds it: files that were not opened before are of the same model.
+
+    Raises:
+        BundleError: another one lies there, or none.
+    """
+    if not load(bundle.path).is_same(bundle):
+        raise BundleError(
+            f"{bundle.path} holds another bundle than when it was opened; take it with SIGHUP, or start again"
+        )
+    return bundle
 
 
 def find(name: str | Path) -> Path:

@@ -57,17 +57,18 @@ class Painting(Protocol):
 class Tile:
     """The painting of one source's result."""
 
-    def __init__(self, result: Result, spec: Spec, view: View, lines: tuple[str, ...], painter: Painter) -> None:
+    def __init__(self, result: Result, view: View, lines: tuple[str, ...], painter: Painter) -> None:
         self.result = result
-        self._spec, self._view, self._lines, self._painter = spec, view, lines, painter
+        self._view, self._lines, self._painter = view, lines, painter
         self._drawn: dict[Draws, Picture] = {}
 
     def picture(self, draws: Draws) -> Picture:
         """See `Painting`."""
         with self._painter.lock:
             if "attention" not in self._drawn:
+                spec = self.result.model.bundle.spec
                 with self._painter.spans("attention"):
-                    self._drawn["attention"] = under_attention(self.result, self._spec, self._view)
+                    self._drawn["attention"] = under_attention(self.result, spec, self._view)
             if draws not in self._drawn:
                 with self._painter.spans("draw"):
                     self._drawn[draws] = annotated(self._drawn["attention"], self.result, self._lines)
@@ -108,13 +109,12 @@ class Mosaic:
 class Painter:
     """What the paintings of a run share: a lock, so that one is drawn at a time, and the times of drawing."""
 
-    def __init__(self, spec: Spec, spans: Spans) -> None:
+    def __init__(self, spans: Spans) -> None:
         self.lock, self.spans = threading.Lock(), spans
-        self._spec = spec
 
     def __call__(self, result: Result, view: View, lines: tuple[str, ...]) -> Tile:
         """A painting; nothing is drawn yet."""
-        return Tile(result, self._spec, view, lines, self)
+        return Tile(result, view, lines, self)
 
 
 def under_attention(result: Result, spec: Spec, view: View) -> Picture:

@@ -34,6 +34,12 @@ class Controls:
         self.quit = False
         """The run is to end."""
 
+    def change_blocks(self, blocks: tuple[str, ...]) -> None:
+        """Another model runs, with other blocks."""
+        attention = bool(blocks) and (self.view.attention or not self.blocks)
+        block = self.view.block if self.view.block in blocks else None
+        self.blocks, self.view = blocks, dataclasses.replace(self.view, attention=attention, block=block)
+
     def press(self, key: int) -> Action | None:
         """Take a key's code (-1: none was pressed); returns what is to be done about it."""
         if key in (ord("q"), _ESCAPE):

@@ -11,18 +11,23 @@ import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from edgeattn.bundle import Bundle
 from edgeattn.camera import canvas
 from edgeattn.camera.canvas import Mosaic, Painter, Painting, Tile
 from edgeattn.camera.controls import HELP, Collector, Controls, save_picture
 from edgeattn.camera.feed import Feed, Waiting
 from edgeattn.camera.pipeline import Pipeline, Result
 from edgeattn.camera.record import MEANING, Record
+from edgeattn.camera.shadow import Shadow
 from edgeattn.camera.sinks import Sink, Window
 from edgeattn.camera.state import Status
 from edgeattn.errors import EdgeAttnError
 from edgeattn.timing import monotonic_ns
+
+if TYPE_CHECKING:
+    from edgeattn.camera.exchange import Exchange
 
 
 @dataclasses.dataclass
@@ -45,6 +50,8 @@ SAID_FOR_FRAMES = 60
 """How long a message stays on the screen."""
 SILENT_S = 3.0
 """After how long without a frame a source is called silent."""
+HUNG_S = 10.0
+"""After how long without a turn the loop is called hung: an inference that never returns, a driver that holds it."""
 _KEYS_EVERY_S = 0.05
 _STATE_EVERY_S = 0.5
 
@@ -59,6 +66,8 @@ class Live:
         *,
         window: Window | None = None,
         collector: Collector | None = None,
+        shadow: Shadow | None = None,
+        exchange: Exchange | None = None,
         say: Callable[[str], object] = print,
     ) -> None:
         """Connect a pipeline with where its results go.
@@ -68,19 +77,23 @@ class Live:
             sinks: take every result, see `add`.
             window: shows it, and gives the keys.
             collector: saves frames into class folders at the keys 1 to 9 and 0.
+            shadow: watches for drift; is closed with the sinks.
+            exchange: changes the model; its state is told with the run's.
             say: tells the user what a key did, and which sink failed.
         """
         self.pipeline = pipeline
         """What runs."""
         self.record = Record()
         """Counts and times of the run."""
-        blocks = tuple(each.block for each in pipeline.bundle.spec.maps) if pipeline.maps else ()
-        self.controls = Controls(attention=pipeline.maps, blocks=blocks)
+        self.controls = Controls(attention=pipeline.maps, blocks=_blocks(pipeline))
         """What the keys have set."""
         self.feeds: list[Feed] = []
         """The sinks, each with what waits for it."""
         self._window, self._collector, self._say = window, collector, say
-        self._painter = Painter(pipeline.bundle.spec, self.record.stages)
+        self._shadow, self._exchange = shadow, exchange
+        self._bundle = pipeline.bundle
+        self._turned_ns: int | None = None
+        self._painter = Painter(self.record.stages)
         several = len(pipeline.sources) > 1
         self.channels = [Channel(each.name, Record() if several else self.record) for each in pipeline.sources]
         """The sources."""
@@ -114,20 +127,31 @@ class Live:
         self.controls.quit = True
         self.pipeline.stop()
 
+    @property
+    def turned_s(self) -> float | None:
+        """Seconds since the loop has turned: had a frame, or looked for one; None: it has not begun."""
+        return None if self._turned_ns is None else (monotonic_ns() - self._turned_ns) / 1e9
+
+    @property
+    def state(self) -> str:
+        """`starting`, `running`, `paused`, `silent` (no frame comes), `hung` (the loop stands), or the first camera's."""
+        silent_s, turned_s, cameras = self.record.silent_s, self.turned_s, self.pipeline.statuses
+        if self.controls.paused and not self.pipeline.source.live:
+            return "paused"
+        if turned_s is not None and turned_s > HUNG_S:
+            return "hung"
+        if cameras and not any(camera.state == "live" for camera in cameras):
+            return cameras[0].state
+        return "starting" if silent_s is None else "silent" if silent_s > SILENT_S else "running"
+
     def status(self) -> dict[str, Any]:
         """What runs, how it goes and how it is shown, as plain JSON values; any thread may ask."""
-        pipeline, now = self.pipeline, self.record.now()
-        engine = pipeline.engine
-        paused = self.controls.paused and not pipeline.source.live
-        late = now["silent_s"] is not None and now["silent_s"] > SILENT_S
-        state = "starting" if not now["frames"] else "paused" if paused else "silent" if late else "running"
-        cameras = pipeline.statuses
-        if cameras and not any(camera.state == "live" for camera in cameras):
-            state = cameras[0].state
+        pipeline, now, exchange = self.pipeline, self.record.now(), self._exchange
+        engine, cameras = pipeline.engine, pipeline.statuses
         drops = [dict(camera.drops or {}) for camera in cameras] or [{"source": now["dropped"]}]
         return {
             "schema": "edgeattn.status/1",
-            "state": state,
+            "state": self.state,
             "bundle": pipeline.bundle.name,
             "source": ", ".join(_public(each.name) for each in self.channels),
             "engine": engine.name,
@@ -144,6 +168,10 @@ class Live:
                 for each, camera in zip(self.channels, cameras, strict=False)
             ],
             "failed": [feed.sink.name for feed in self.feeds if feed.error],
+            "shadow": self._shadow.report() if self._shadow else None,
+            "fallback": exchange.fallback if exchange else None,
+            "changes": exchange.changes if exchange else [],
+            "change_counts": dict(exchange.counts) if exchange else {},
             "blocks": list(self.controls.blocks),
             "gives_maps": bool(pipeline.bundle.spec.maps),
             "view": dataclasses.asdict(self.controls.view),
@@ -163,12 +191,16 @@ class Live:
         """Close the sinks, each with all that it was given, and the window."""
         for feed in self.feeds:
             feed.close()
+        if self._shadow is not None:
+            self._shadow.close()
         if self._window is not None:
             self._window.close()
 
     def _loop(self, show: Callable[[Painting], None] | None, max_frames: int | None) -> None:
         for result in self.pipeline:
             self._tell_states()
+            if result.model.bundle is not self._bundle:
+                self._follow(result.model.bundle)
             self.record.add(result)
             if len(self.channels) > 1:
                 self.channels[result.camera].record.add(result)
@@ -176,6 +208,8 @@ class Live:
                 painting = self._painting(result)
                 for feed in self.feeds:
                     feed.put(painting)
+            if self._shadow is not None:
+                self._shadow.offer(result)
             if show is not None:
                 show(painting)
             deserted = show is None and self.feeds and all(feed.error for feed in self.feeds)
@@ -211,13 +245,21 @@ class Live:
         if errors:
             raise errors[0]
 
+    def _follow(self, bundle: Bundle) -> None:
+        """Another model has taken over: its blocks can be chosen, and frames are collected into its classes."""
+        self._bundle = bundle
+        self.controls.change_blocks(_blocks(self.pipeline))
+        if self._collector is not None:
+            self._collector.labels = bundle.spec.labels
+
     def _wait(self) -> bool:
         """While no source gives a frame: say so; True: to quit."""
         self._tell_states()
         return self.controls.quit
 
     def _tell_states(self) -> None:
-        """Say it when a source's state has changed."""
+        """Say it when a source's state has changed; the loop comes by here at every turn."""
+        self._turned_ns = monotonic_ns()
         for channel, status in zip(self.channels, self.pipeline.statuses, strict=False):
             was, channel.status = channel.status, status
             if status.state == (was.state if was else "connecting"):
@@ -264,6 +306,8 @@ class Live:
         """Show the picture and do what the keys ask for; while paused, stay with it."""
         self._act(window, painting)
         while self.controls.paused and not self.controls.quit:
+            if not self.pipeline.source.live:
+                self._turned_ns = monotonic_ns()  # it stands still because it was told to
             painting = self._painting(painting.result)
             self._act(window, painting)
 
@@ -291,3 +335,8 @@ def _is_live(status: Status | None) -> bool:
 
 def _public(name: str) -> str:
     return name.partition("?")[0]  # what follows may be a password
+
+
+def _blocks(pipeline: Pipeline) -> tuple[str, ...]:
+    """The blocks whose attention is given."""
+    return tuple(each.block for each in pipeline.bundle.spec.maps) if pipeline.maps else ()

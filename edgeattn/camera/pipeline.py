@@ -18,14 +18,13 @@ from edgeattn.bundle import Bundle
 from edgeattn.camera.capture import Capture, Watch
 from edgeattn.camera.flight import InFlight
 from edgeattn.camera.frame import Frame, Reconnecting, Source
+from edgeattn.camera.model import Model, blank_input, described, open_model
 from edgeattn.camera.slot import POLICIES, Pace, Policy, Turns
 from edgeattn.camera.state import Status
 from edgeattn.engines import Engine, default_threads, open_engine
-from edgeattn.engines.certify import Certificate, open_certified
-from edgeattn.engines.choose import choose
+from edgeattn.engines.certify import Certificate
 from edgeattn.errors import EngineError, NameNotFoundError, SourceError
 from edgeattn.imaging import prepare
-from edgeattn.spec import Spec
 from edgeattn.tasks import Prediction, decode
 from edgeattn.tasks.smoothing import Smoother
 from edgeattn.timing import NS_PER_MS, Clock, Spans, monotonic_ns
@@ -54,6 +53,8 @@ class Result:
     """Time in each stage: `capture` (waiting for the frame), `resize`, `infer`, `decode`."""
     dropped: int
     """Frames of its source that were not used, since the start."""
+    model: Model
+    """What said it."""
     camera: int = 0
     """Place of its source among several."""
 
@@ -73,13 +74,12 @@ class Pipeline:
 
     A live source is read by a thread of its own and only its latest frame is taken; of any other source every frame is.
     A camera that breaks off is reconnected, for as long as it takes. One inference is in flight at a time (two with
-    `throughput`), so that several cameras take turns: each once a round, as far as it has a frame.
+    `throughput`), so that several cameras take turns: each once a round, as far as it has a frame. Another model may take
+    over between two frames, see `swap`.
     """
 
-    engine: Engine
-    """The engine that runs; from entering on."""
-    line: str
-    """What runs and why, for people; from entering on."""
+    model: Model
+    """What runs; from entering on."""
 
     def __init__(
         self,
@@ -139,20 +139,24 @@ class Pipeline:
                 )
         if throughput and (device.upper() != "CPU" or opened_engine is not None):
             raise EngineError("two inferences in flight need the CPU and engines of our own; leave out --throughput")
-        self.bundle, self.maps = bundle, maps
+        if throughput and threads is None:
+            threads = max(1, default_threads() // 2)  # two requests share the cores
+        self.bundle = bundle
         self.sources: tuple[Source, ...] = sources
         """Where the frames come from."""
         self.source = sources[0]
         """The first of them; mostly the only one."""
-        self._engine, self._precision, self._threads = engine, precision, threads
-        self._device, self._opened_engine = device.upper(), opened_engine
-        self.certificate: Certificate | None = None
-        """What the device answered; None: the CPU."""
+        self.options: dict[str, Any] = {
+            "engine": engine, "precision": precision, "device": device.upper(), "threads": threads, "maps": maps
+        }  # fmt: skip
+        """How a model is opened here, see `model.open_model`."""
+        self._opened_engine = opened_engine
         self._throughput = throughput
-        self._engines: list[Engine] = []
+        self._beside: Engine | None = None
         self._flights: InFlight[_Request, _Request] | None = None
         self._clock = clock
         self._smoothers = [Smoother(bundle.spec) for _ in sources] if smooth else []
+        self._inferring = threading.Lock()
         self._policy, self._max_fps, self._crop = policy, max_fps, crop
         self._give_up_s = give_up_s
         self.waiting: Callable[[], bool] | None = None
@@ -169,13 +173,14 @@ class Pipeline:
             SourceError: the source does not open.
         """
         with contextlib.ExitStack() as stack:
-            self.engine, self.line = self._open_engine()
+            stack.callback(self._close_engine)
             if self._opened_engine is None:
-                stack.callback(self.engine.close)
+                self.model = open_model(self.bundle, **self.options)
                 self.engine.infer(blank_input(self.bundle.spec))  # the first inference is slow: no frame should wait
-            self._engines = [self.engine]
-            if self._throughput:
-                self._engines.append(self._open_beside(stack))
+                if self._throughput:
+                    self._beside = self._open_beside(stack)
+            else:
+                self.model = Model(self.bundle, self._opened_engine, described(self._opened_engine))
             self._next = self._open_sources(stack)
             self._stack = stack.pop_all()
         return self
@@ -195,6 +200,43 @@ class Pipeline:
         return 2 if self._throughput else 1
 
     @property
+    def engine(self) -> Engine:
+        """The engine that runs."""
+        return self.model.engine
+
+    @property
+    def line(self) -> str:
+        """What runs and why, for people."""
+        return self.model.line
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """What the device answered; None: the CPU."""
+        return self.model.certificate
+
+    @property
+    def maps(self) -> bool:
+        """Attention maps are given: they were asked for, and the model has some."""
+        return bool(self.options["maps"] and self.bundle.spec.maps)
+
+    def swap(self, model: Model) -> Model:
+        """Let another model run from the next frame on; any thread may ask, and waits for the inference in flight.
+
+        Returns the one that ran, which is the caller's to close.
+
+        Raises:
+            EngineError: two inferences are in flight.
+        """
+        if self._throughput:
+            raise EngineError("no other model can take over while two inferences are in flight; leave out --throughput")
+        with self._inferring:
+            before, self.model = self.model, model
+            if model.bundle is not before.bundle:
+                self.bundle = model.bundle
+                self._smoothers = [Smoother(model.bundle.spec) for _ in self._smoothers]
+        return before
+
+    @property
     def statuses(self) -> tuple[Status, ...]:
         """How each live source that was opened is doing, for any thread and at any moment."""
         return tuple(capture.status for capture in self._captures)
@@ -208,11 +250,13 @@ class Pipeline:
         """
         if self._next is None:
             raise EngineError("the pipeline is not open; iterate inside: with Pipeline(...) as pipeline")
-        workers = [functools.partial(self._infer, engine) for engine in self._engines]
-        if len(workers) == 1:
+        if self._beside is None:
             while (taken := self._take()) is not None:
-                yield self._result(workers[0](taken))
+                with self._inferring:
+                    result = self._result(self._infer(self.engine, taken))
+                yield result
         else:
+            workers = [functools.partial(self._infer, engine) for engine in (self.engine, self._beside)]
             self._flights = InFlight(self._take, workers)
             yield from map(self._result, self._flights)
 
@@ -239,12 +283,20 @@ class Pipeline:
         age_ms = (self._clock() - frame.captured_ns) / NS_PER_MS
         stages_ms = request.spans.latest_ms()
         dropped = self._captures[camera].dropped if self._captures else 0
-        return Result(frame, prediction, smoothed, maps, age_ms, stages_ms["infer"], stages_ms, dropped, camera)
+        return Result(
+            frame, prediction, smoothed, maps, age_ms, stages_ms["infer"], stages_ms, dropped, self.model, camera
+        )
 
     def stop(self) -> None:
         """Let another thread's iteration over live sources end after the frame in hand."""
         for capture in self._captures:
             capture.slot.end()
+
+    def _close_engine(self) -> None:
+        """Close the engine that runs in the end, if it is not the caller's."""
+        model = getattr(self, "model", None)
+        if model is not None and model.engine is not self._opened_engine:
+            model.engine.close()
 
     def _open_sources(self, stack: contextlib.ExitStack) -> Callable[[], tuple[int, Frame] | None]:
         """Open them; gives what waits for the next frame, with its source's place."""
@@ -280,27 +332,6 @@ class Pipeline:
             raise SourceError(f"{name}: the crop {self._crop} lies outside its pictures of {shown}; move it")
         return camera, replace(frame, picture=np.ascontiguousarray(picture))
 
-    def _open_engine(self) -> tuple[Engine, str]:
-        if self._opened_engine is not None:
-            return self._opened_engine, _line(self._opened_engine)
-        engine, precision, line = self._engine, self._precision, ""
-        if self._device != "CPU":
-            if engine not in (None, "openvino"):
-                raise EngineError(f"{self._device} is reached by openvino, not by {engine}; leave out --engine")
-            opened, self.certificate, line = open_certified(
-                self.bundle, self._device, precision=precision, maps=self.maps
-            )
-            return opened, line
-        threads = self._threads
-        if self._throughput and threads is None:
-            threads = max(1, default_threads() // 2)  # two requests share the cores
-        options: dict[str, Any] = {"threads": threads, "maps": self.maps}
-        if engine is None or precision is None:
-            choice = choose(self.bundle, engine=engine, precision=precision, **options)
-            engine, precision, line = choice.engine, choice.precision, choice.line
-        opened = open_engine(self.bundle, engine=engine, precision=precision, **options)
-        return opened, line or _line(opened)
-
     def _open_beside(self, stack: contextlib.ExitStack) -> Engine:
         """A second engine like the first."""
         first = self.engine
@@ -310,14 +341,3 @@ class Pipeline:
         stack.callback(second.close)
         second.infer(blank_input(self.bundle.spec))
         return second
-
-
-def blank_input(spec: Spec) -> NDArray[Any]:
-    """A black picture as the model's input, for warming up."""
-    return prepare(np.zeros((spec.input.height, spec.input.width, 3), np.uint8), spec.input)
-
-
-def _line(engine: Engine) -> str:
-    return (
-        f"{engine.name} {engine.precision} (as asked), {engine.threads} threads, executes {engine.executed_precision}"
-    )

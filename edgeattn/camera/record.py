@@ -70,6 +70,11 @@ class Record:
         return _rate(len(recent), recent[0], recent[-1]) if len(recent) > 1 else None
 
     @property
+    def silent_s(self) -> float | None:
+        """Seconds since the latest result; None before the first."""
+        return (self._clock() - self._recent_ns[-1]) / 1e9 if self.frames else None
+
+    @property
     def dropped(self) -> int:
         """Frames that were not used."""
         return sum(self._dropped.values())
@@ -117,7 +122,7 @@ class Record:
             "age_from": self.age_from,
             "stages_ms": {s: summary(self.stages.values_ms(s)[-_NOW_OVER:], (50,))["p50"] for s in self._stages()},
             "dropped": self.dropped,
-            "silent_s": (self._clock() - self._recent_ns[-1]) / 1e9 if self.frames else None,
+            "silent_s": self.silent_s,
         }
 
     def latest(self, frames: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from edgeattn.cli.profile import profile
 from edgeattn.cli.quantize import quantize
 from edgeattn.cli.run import RunCommand, run
 from edgeattn.cli.sensitivity import sensitivity
+from edgeattn.cli.service import ServiceCommand, service
 from edgeattn.cli.train import train
 from edgeattn.cli.verify import verify
 from edgeattn.errors import EdgeAttnError
@@ -54,6 +55,7 @@ for verb in (
     doctor,
 ):
     app.command(cls=RunCommand if verb is run else None)(verb)
+app.command(cls=ServiceCommand)(service)
 app.command(name="compile")(compile_)
 app.command(name="import")(import_)
 

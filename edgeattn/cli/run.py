@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import itertools
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -17,28 +16,36 @@ from typer.core import TyperCommand
 
 from edgeattn.cli.common import console, write_json
 from edgeattn.cli.outputs import file_sinks, files_of, possible, rotation_of, sink_names, told_by, written_to
+from edgeattn.cli.settings import bundle_of, take
+from edgeattn.cli.signals import Hangup, interruptible
 from edgeattn.errors import EdgeAttnError
 
 if TYPE_CHECKING:
+    from edgeattn.camera.exchange import Exchange
     from edgeattn.camera.feed import Feed
     from edgeattn.camera.frame import Source
     from edgeattn.camera.live import Live
     from edgeattn.camera.pipeline import Pipeline
     from edgeattn.camera.record import Record
+    from edgeattn.camera.shadow import Shadow
     from edgeattn.camera.slot import Policy
 
 SCHEMA = "edgeattn.run/1"
 
 
 class RunCommand(TyperCommand):
-    """`run`, whose --web may stand without an address."""
+    """`run`, whose --web may stand without an address, and whose bundle may stand in a file of settings."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Let the address be left out: `--web` becomes `--web=`."""
         for place, (arg, following) in enumerate(itertools.zip_longest(args, args[1:], fillvalue="--")):
             if arg == "--web" and following.startswith("-"):
                 args = [*args[:place], "--web=", *args[place + 1 :]]
-        return super().parse_args(ctx, args)
+        rest: list[str] = super().parse_args(ctx, args)
+        source = ctx.get_parameter_source("bundle")
+        if source is not None and source.name == "COMMANDLINE":
+            ctx.params["settings"] = None  # SIGHUP has no other bundle to look for
+        return rest
 
 
 def run(
@@ -111,11 +118,28 @@ def run(
     collect: Annotated[
         Path | None, typer.Option(help="Keys 1 to 9 and 0 save the frame into its class's folder in there.")
     ] = None,
+    shadow: Annotated[
+        float | None, typer.Option(min=0.1, help="Every so many seconds, ask float too: does it still answer so?")
+    ] = None,
+    fallback: Annotated[
+        bool, typer.Option("--fallback", help="Where --shadow finds that a bound is broken, float takes over.")
+    ] = False,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            is_eager=True,
+            callback=take,
+            help="A TOML file of these options, by their names; see: edgeattn service. SIGHUP reads its bundle anew.",
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
 ) -> None:
     """Run a model live and show its answers, with its attention drawn over the picture."""
     from edgeattn.bundle import load
+    from edgeattn.camera.exchange import Exchange
     from edgeattn.camera.files import Folder
+    from edgeattn.camera.heart import Heart
+    from edgeattn.camera.notify import Notifier
     from edgeattn.camera.pipeline import Pipeline
     from edgeattn.camera.record import Record
     from edgeattn.camera.soak import Soak
@@ -124,6 +148,8 @@ def run(
 
     if web is not None:
         from edgeattn.camera.web import Web
+    if fallback and shadow is None:
+        raise EdgeAttnError("--fallback acts on what --shadow finds; add --shadow 30")
     broker = None
     if mqtt is not None:
         from edgeattn.camera.mqtt import Mqtt, parse_broker
@@ -135,6 +161,8 @@ def run(
     rotation = rotation_of(keep, rotate)
     if rotation and not {"mp4", "jsonl"}.intersection(asked or ()):
         asked = [*(asked or ()), "mp4"]
+    if throughput and shadow is not None:
+        raise EdgeAttnError("--shadow needs one inference in flight; leave out --throughput")
     loaded, sources = load(bundle), [open_source(each, realtime=realtime) for each in source or ["0"]]
     opened = sources[0]
     if collect is not None and len(sources) > 1:
@@ -142,7 +170,7 @@ def run(
     if on_change is not None and isinstance(opened, Folder):
         raise EdgeAttnError(f"{opened.name}: pictures of a folder do not follow each other; leave out --on-change")
     names, notices = possible(asked)
-    files = files_of(names, out, opened, rotated=rotation is not None)
+    written = files_of(names, out, opened, rotated=rotation is not None)
     if maps and not loaded.spec.maps:
         notices.append(f"{loaded.name} gives no attention maps")
     if maps is None:
@@ -154,7 +182,7 @@ def run(
         precision=precision,
         device=device,
         threads=threads,
-        maps=maps and bool(loaded.spec.maps),
+        maps=maps,
         smooth=not isinstance(opened, Folder),
         policy=cast("Policy | None", policy),
         max_fps=max_fps,
@@ -162,23 +190,30 @@ def run(
         give_up_s=give_up,
         throughput=throughput,
     )
-    screen = Console(stderr=True, highlight=False, soft_wrap=True) if ("jsonl", None) in files else console
+    screen = Console(stderr=True, highlight=False, soft_wrap=True) if ("jsonl", None) in written else console
     say = functools.partial(screen.print, markup=False)
     report: dict[str, Any] = {}
     failed: list[Exception] = []
     environment()  # takes a quarter of a second the first time, which the ending should not
+    notifier, hangup = Notifier(), Hangup()
+    if notifier.watchdog_s is not None:
+        faulthandler.enable()  # killed for a loop that stands, it says where
     try:
-        with _interruptible(), contextlib.ExitStack() as stack:
+        with interruptible(hangup), contextlib.ExitStack() as stack:
+            notifier.send(STATUS=f"opening {loaded.name}")
             stack.enter_context(pipeline)
             for line in [
                 f"{loaded.name}: {pipeline.line}",
                 *notices,
-                *(written_to(path, rotation) for _, path in files if path),
+                *(written_to(path, rotation) for _, path in written if path),
             ]:
                 say(line)
-            live = _live(pipeline, "window" in names, collect, say)
+            name = functools.partial(bundle_of, settings, bundle)
+            exchange = stack.enter_context(Exchange(pipeline, name, notifier=notifier, say=say))
+            watch = _shadow(shadow, exchange if fallback else None, pipeline, say)
+            live = _live(pipeline, "window" in names, collect, say, shadow=watch, exchange=exchange)
             stack.callback(live.close)
-            for each in file_sinks(files, opened, rotation, on_change, say):
+            for each in file_sinks(written, opened, rotation, on_change, say):
                 live.add(each)
             if broker is not None:
                 tell, several = told_by(opened, on_change), len(sources) > 1
@@ -187,17 +222,20 @@ def run(
                 page = Web(live, web, token)
                 live.add(page)
                 say(f"watch it at {page.url}")
+            stack.enter_context(Heart(live, notifier))
+            hangup.answer(exchange.reload)
             soak = Soak(live, minutes, say=say) if minutes is not None else None
             try:
                 with soak or contextlib.nullcontext():
                     live.run(max_frames)
             finally:
+                notifier.send(STOPPING=1)
                 live.close()
-                report = _report(live.record, pipeline, live.feeds) | {"sources": live.by_source()}
+                report = _report(live.record, pipeline, live.feeds, live.status()) | {"sources": live.by_source()}
                 report["minutes"] = list(soak.minutes) if soak else []
                 failed = [feed.error for feed in live.feeds if feed.error]
         if not report and pipeline.statuses:  # interrupted while the source was being waited for
-            report = _report(Record(), pipeline, ())
+            report = _report(Record(), pipeline, (), {})
     finally:
         if report:
             _finish(report, say, json, opened)
@@ -215,7 +253,30 @@ def _crop(text: str | None) -> tuple[int, int, int, int] | None:
     return x, y, width, height
 
 
-def _live(pipeline: Pipeline, windowed: bool, collect: Path | None, say: Callable[[str], None]) -> Live:
+def _shadow(
+    every_s: float | None, exchange: Exchange | None, pipeline: Pipeline, say: Callable[[str], None]
+) -> Shadow | None:
+    """The watch for drift, if it was asked for; `exchange`: lets float take over.
+
+    Raises:
+        EdgeAttnError: float was asked for by name, so that there is nothing to watch.
+    """
+    from edgeattn.camera.shadow import Shadow, open_reference, watchable
+
+    if every_s is None:
+        return None
+    if not watchable(pipeline.model):
+        if pipeline.options["precision"] == "float":
+            raise EdgeAttnError(
+                "--shadow watches whether int8 answers as float does; leave it out with --precision float"
+            )
+        say("nothing to watch for drift: float runs; --precision int8 runs the other")
+    else:
+        open_reference(pipeline.bundle, maps=False).close()
+    return Shadow(every_s, say=say, broken=exchange.fall_back if exchange else None)
+
+
+def _live(pipeline: Pipeline, windowed: bool, collect: Path | None, say: Callable[[str], None], **watches: Any) -> Live:
     from edgeattn.camera.controls import Collector
     from edgeattn.camera.live import Live
     from edgeattn.camera.sinks import Window
@@ -223,10 +284,10 @@ def _live(pipeline: Pipeline, windowed: bool, collect: Path | None, say: Callabl
     source, bundle = pipeline.source, pipeline.bundle
     window = Window(f"edgeattn: {bundle.name}", fps=None if source.live else source.fps) if windowed else None
     collector = Collector(collect, bundle.spec.labels) if collect else None
-    return Live(pipeline, window=window, collector=collector, say=say)
+    return Live(pipeline, window=window, collector=collector, say=say, **watches)
 
 
-def _report(record: Record, pipeline: Pipeline, feeds: Sequence[Feed]) -> dict[str, Any]:
+def _report(record: Record, pipeline: Pipeline, feeds: Sequence[Feed], status: Mapping[str, Any]) -> dict[str, Any]:
     import psutil
 
     from edgeattn.spec import to_json
@@ -245,6 +306,9 @@ def _report(record: Record, pipeline: Pipeline, feeds: Sequence[Feed]) -> dict[s
         "maps": pipeline.maps,
         **record.report(pipeline.statuses),
         "sinks": [feed.report() for feed in feeds],
+        "shadow": status.get("shadow"),
+        "fallback": status.get("fallback"),
+        "changes": status.get("changes", []),
         "rss_mb": round(psutil.Process().memory_info().rss / 1e6, 1),
     }
 
@@ -263,25 +327,3 @@ def _finish(report: dict[str, Any], say: Callable[[str], None], json: Path | Non
     if json is not None:
         report["skipped"] = [{"path": str(path), "reason": reason} for path, reason in skipped]
         write_json(json, report | {"environment": environment()})
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C or SIGTERM ends the block as if it were done; a second one does not disturb the ending."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def stop(number: int, frame: object) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {each: signal.signal(each, stop) for each in signals}
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

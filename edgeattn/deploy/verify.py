@@ -16,7 +16,6 @@ Gates that an artefact meets, each ending passed, failed or cannot tell (bf16 me
 from __future__ import annotations
 
 import contextlib
-import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,9 +33,8 @@ from edgeattn.engines.base import Array, Engine, infer_all
 from edgeattn.engines.choose import AGREEMENT, makers_agreement
 from edgeattn.errors import BundleError, DataError, EngineError
 from edgeattn.evaluation import classify, looking, significance
-from edgeattn.evaluation.significance import Gate
 from edgeattn.imaging import Picture, crop_box, prepare
-from edgeattn.spec import Artefact, Spec, to_json
+from edgeattn.spec import Artefact, Spec
 from edgeattn.tasks import decode
 from edgeattn.timing import NS_PER_MS, Clock, monotonic_ns
 
@@ -291,12 +289,16 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
     if golden and (artefact.precision == "float" or not n):
         judged["golden"] = golden
     elif truth is not None and run is not reference:
-        judged["loss"] = _plain(significance.loss_gate(expected == truth, answers == truth, bounds.loss)) | agreed
+        judged["loss"] = (
+            significance.plain(significance.loss_gate(expected == truth, answers == truth, bounds.loss)) | agreed
+        )
     elif n and run is not reference:
-        judged["flips"] = _plain(significance.proportion_gate(len(flips), n, bounds.flips)) | agreed
+        judged["flips"] = significance.plain(significance.proportion_gate(len(flips), n, bounds.flips)) | agreed
     if artefact.precision != "float" and len(drift):
-        judged["maps"] = _plain(significance.median_gate(drift, bounds.map_js))
-        judged["ranks"] = _plain(significance.median_gate(1.0 - np.median(ranks, axis=0), 1.0 - bounds.rank))
+        judged["maps"] = significance.plain(significance.median_gate(drift, bounds.map_js))
+        judged["ranks"] = significance.plain(
+            significance.median_gate(1.0 - np.median(ranks, axis=0), 1.0 - bounds.rank)
+        )
     ordered = seen.in_order()
     scores = np.array(run.scores)
     classes: tuple[classify.ClassScore, ...] = ()
@@ -372,7 +374,7 @@ def _golden_gate(bundle: Bundle, run: _Run) -> dict[str, Any]:
     figures: dict[str, Any] = {"n": n, "agreement": 1 - changed / n}
     if run.artefact.precision != "float":
         allowed = 1 - AGREEMENT * makers_agreement(run.artefact)
-        return _plain(significance.proportion_gate(changed, n, allowed)) | figures
+        return significance.plain(significance.proportion_gate(changed, n, allowed)) | figures
     worst = max(difference(got[name], golden[name]) for name in got if name in golden)
     verdict = "passed" if worst <= GOLDEN_DIFFERENCE else "failed"
     return {"verdict": verdict, "difference": worst, "bound": GOLDEN_DIFFERENCE} | figures
@@ -382,9 +384,3 @@ def difference(got: Array, wanted: Array) -> float:
     """Greatest difference as a fraction of the range of what was wanted; not a number where one of both is not."""
     greatest = np.abs(got.astype(np.float64) - wanted.astype(np.float64)).max()
     return float(greatest) / max(float(np.ptp(wanted)), 1e-6)
-
-
-def _plain(gate: Gate) -> dict[str, Any]:
-    """A gate as JSON has it, which knows no infinity."""
-    figures: dict[str, Any] = to_json(gate)
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}

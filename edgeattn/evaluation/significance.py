@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.errors import DataError
+from edgeattn.spec import to_json
 
 Verdict = Literal["passed", "failed", "cannot tell"]
 
@@ -44,6 +45,12 @@ class Gate:
     """One-sided confidence of each end."""
     needed_n: int | None = None
     """When it cannot tell: samples at which it would, were the rates the same; None: it has told, or never will."""
+
+
+def plain(gate: Gate) -> dict[str, Any]:
+    """A gate as JSON has it, which knows no infinity."""
+    figures: dict[str, Any] = to_json(gate)
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
 
 
 def verdict(low: float, high: float, bound: float) -> Verdict:

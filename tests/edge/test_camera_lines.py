@@ -18,12 +18,15 @@ from scripted import BLACK, Clock, write_video
 from edgeattn.bundle import Bundle
 from edgeattn.camera import Frame, Result
 from edgeattn.camera.lines import Changes
+from edgeattn.camera.model import Model
 from edgeattn.cli.run import run
+from edgeattn.engines.fake import FakeEngine
 from edgeattn.errors import EdgeAttnError
 from edgeattn.spec import Rejection
 from edgeattn.tasks import decode
 
 SPEC = replace(tiny.SPEC, rejection=Rejection(0.6, "none of these"))
+MODEL = Model(Bundle(Path("nowhere.edgeattn"), SPEC, ()), FakeEngine({}), "")
 LOGITS = {"r": [9.0, 0, 0], "g": [0, 9.0, 0], "b": [0, 0, 9.0], "-": [0, 0, 0]}
 SCRIPT = Path(__file__).parents[2] / "tools" / "run_camera.py"
 
@@ -37,7 +40,7 @@ def events(answers: str, hold_s: float, *, every_ms: int = 100, fps: float | Non
         answer = decode({"logits": np.array([LOGITS[letter]], np.float32)}, SPEC)
         frame = Frame(BLACK, index, clock(), "received")
         clock.advance_ms(30)
-        event = changes(Result(frame, answer, answer, {}, 30.0, 20.0, {}, 0))
+        event = changes(Result(frame, answer, answer, {}, 30.0, 20.0, {}, 0, MODEL))
         clock.advance_ms(every_ms - 30)
         if event:
             told.append(event)

@@ -20,6 +20,7 @@ from edgeattn.camera import Frame, Pipeline, Result
 from edgeattn.camera.canvas import Draws, View, annotated, under_attention
 from edgeattn.camera.controls import Collector
 from edgeattn.camera.live import Live as Loop
+from edgeattn.camera.model import Model
 from edgeattn.camera.sinks import JsonLines, VideoFile, display_problem
 from edgeattn.engines.fake import FakeEngine
 from edgeattn.errors import EdgeAttnError, NameNotFoundError, SourceError, SpecError
@@ -40,7 +41,7 @@ def result(index: int = 0, captured_ms: float = 0.0, picture: Picture | None = N
     )
     answer = decode(RED, tiny.SPEC)
     maps = {"stages.2.attention": RED["map_0"][0]}
-    return Result(frame, answer, answer, maps, 12.3456, 10.0, {"infer": 10.0}, 3)
+    return Result(frame, answer, answer, maps, 12.3456, 10.0, {"infer": 10.0}, 3, Model(BUNDLE, FakeEngine(RED), ""))
 
 
 def brightness(pictures: list[np.ndarray]) -> list[int]:

@@ -20,6 +20,7 @@ from scripted import BLACK, Clock, File, Live
 from edgeattn.bundle import Bundle
 from edgeattn.camera import Frame, Pipeline, Result
 from edgeattn.camera.live import Live as Loop
+from edgeattn.camera.model import Model
 from edgeattn.camera.record import Record
 from edgeattn.camera.soak import Soak, line
 from edgeattn.engines.fake import FakeEngine
@@ -30,9 +31,12 @@ BUNDLE = Bundle(Path("nowhere.edgeattn"), tiny.SPEC, ())
 SCRIPT = Path(__file__).parents[2] / "tools" / "run_camera.py"
 
 
+MODEL = Model(Bundle(Path("nowhere.edgeattn"), tiny.SPEC, ()), FakeEngine({}), "")
+
+
 def result(age_ms: float) -> Result:
     answer = decode(RED, tiny.SPEC)
-    return Result(Frame(BLACK, 0, 0, "received"), answer, answer, {}, age_ms, 2.0, {"infer": 2.0}, 0)
+    return Result(Frame(BLACK, 0, 0, "received"), answer, answer, {}, age_ms, 2.0, {"infer": 2.0}, 0, MODEL)
 
 
 def test_figures_are_of_their_minute_alone_and_know_their_floor() -> None:
