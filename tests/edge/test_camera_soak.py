@@ -31,7 +31,7 @@ BUNDLE = Bundle(Path("nowhere.edgeattn"), tiny.SPEC, ())
 SCRIPT = Path(__file__).parents[2] / "tools" / "run_camera.py"
 
 
-MODEL = Model(Bundle(Path("nowhere.edgeattn"), tiny.SPEC, ()), FakeEngine({}), "")
+MODEL = Model(BUNDLE, FakeEngine({}), "")
 
 
 def result(age_ms: float) -> Result:
