@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rtsp
 from judge import Judge, in_calm, watching
@@ -106,7 +107,28 @@ def test_an_rtsp_camera_comes_back_from_every_fault() -> None:
                 assert not between, "no held-back frame is shown as if it was new"
 
             in_calm(check)
-        judge.wait_for_recovery(camera.resize(320, 240), 5)
+
+
+@needs_rtsp
+def test_an_rtsp_cameras_changed_size_is_followed() -> None:
+    """Within about two keyframes, here a second apart; until then OpenCV 5 scales it back and OpenCV 4 shows half of it."""
+
+    def check() -> None:
+        with RtspCamera() as camera, watched(camera) as (watch, judge):
+            judge.wait_for(70)  # keyframes have to have come regularly
+            fault = camera.resize(320, 240)
+            before = len(judge.sights)
+            while judge.sights[-1].size != (320, 240):
+                assert time.monotonic_ns() < fault.began_ns + 2.5e9
+                time.sleep(0.01)
+            pauses = np.diff([sight.ns for sight in judge.sights[before:]])
+            assert pauses.max() < 300e6, "frames come all the while"
+            judge.wait_for(len(judge.sights) + 30)
+            assert (watch.status.size, watch.status.resizes, watch.status.reconnects) == ((320, 240), 1, 0)
+            assert camera.connections() == (1, 2)
+            assert judge.sights[-1].stamp
+
+    in_calm(check)
 
 
 def test_a_stall_is_shown_though_no_frame_comes() -> None:
