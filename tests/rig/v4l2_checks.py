@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from judge import in_calm
 
 from edgeattn._cv2 import cv2
 from edgeattn.camera import Camera
@@ -67,22 +68,25 @@ def watch() -> Iterator[Watch]:
 
 
 def test_ages_count_from_the_kernels_stamp() -> None:
-    with Camera("/dev/video0") as source:
-        frames, ages_ms = [], []
-        for frame in itertools.islice(source, 60):
-            frames.append(frame)
-            ages_ms.append((time.monotonic_ns() - frame.captured_ns) / 1e6)
-    assert {frame.age_from for frame in frames} == {"kernel"}
-    assert {frame.picture.shape for frame in frames} == {(480, 640, 3)}
-    assert len({frame.picture[240].tobytes() for frame in frames}) > 1 or len({f.picture.tobytes() for f in frames}) > 1
-    periods_ms = np.diff([frame.captured_ns for frame in frames]) / 1e6
-    print(
-        f"ages p50 {np.median(ages_ms):.1f} ms; periods p50 {np.median(periods_ms):.2f}, most {periods_ms.max():.1f} ms"
-    )
-    assert source.fps
-    assert np.median(periods_ms) == pytest.approx(1000 / source.fps, abs=0.5)
-    assert (periods_ms < 1500 / source.fps).mean() >= 0.9, "no frame is lost while another one is converted"
-    assert 0 < np.median(ages_ms) < 60
+    def check() -> None:
+        with Camera("/dev/video0") as source:
+            frames, ages_ms = [], []
+            for frame in itertools.islice(source, 60):
+                frames.append(frame)
+                ages_ms.append((time.monotonic_ns() - frame.captured_ns) / 1e6)
+        assert {frame.age_from for frame in frames} == {"kernel"}
+        assert {frame.picture.shape for frame in frames} == {(480, 640, 3)}
+        assert len({frame.picture.tobytes() for frame in frames}) > 1
+        periods_ms = np.diff([frame.captured_ns for frame in frames]) / 1e6
+        print(
+            f"ages p50 {np.median(ages_ms):.1f} ms; periods p50 {np.median(periods_ms):.2f}, most {periods_ms.max():.1f}"
+        )
+        assert source.fps
+        assert np.median(periods_ms) == pytest.approx(1000 / source.fps, abs=0.5)
+        assert (periods_ms < 1500 / source.fps).mean() >= 0.9, "no frame is lost while another one is converted"
+        assert 0 < np.median(ages_ms) < 60
+
+    in_calm(check)
 
 
 def test_a_busy_camera_says_so() -> None:
