@@ -56,7 +56,7 @@ class OpencvConnection:
             asked_ns = self._clock()
             grabbed = self._capture.grab()
             grabbed_ns = self._clock()
-            if grabbed and self._passes_over(grabbed_ns - asked_ns):
+            if self._passes_over(grabbed_ns - asked_ns, grabbed):
                 continue
             readable, picture = self._capture.retrieve() if grabbed else (False, None)
             if readable:
@@ -71,7 +71,7 @@ class OpencvConnection:
         self.age_from = "kernel" if 0 <= grabbed_ns - stamp_ns < _OLDEST_NS else "received"
         return stamp_ns if self.age_from == "kernel" else grabbed_ns
 
-    def _passes_over(self, waited_ns: int) -> bool:
+    def _passes_over(self, waited_ns: int, grabbed: bool) -> bool:
         """Whether a frame that was waited for so long is not to be shown."""
         return False
 
@@ -101,7 +101,7 @@ class StreamConnection(OpencvConnection):
         super().__init__(capture, name, clock)
         self._open_capture = open_capture
         self._seen_any = False
-        self._held_back_ns, self._waited_ns = silent_s * 0.95e9, 0
+        self._silent_ns, self._waited_ns = (silent_s - 0.05) * 1e9, 0
         self._keyframes = Keyframes()
         self._look_after, self._look_again_s = 0.0, _LOOK_AGAIN_S
         self._looking: threading.Thread | None = None
@@ -119,7 +119,11 @@ class StreamConnection(OpencvConnection):
     def _taken_ns(self, grabbed_ns: int) -> int:
         return grabbed_ns
 
-    def _passes_over(self, waited_ns: int) -> bool:
+    def _passes_over(self, waited_ns: int, grabbed: bool) -> bool:
+        if waited_ns > self._silent_ns:  # then the decoder was told that nothing will follow
+            raise SourceError(f"{self._name} is silent")
+        if not grabbed:
+            return False
         if self._successor is not None:
             self._capture.release()
             self._capture, self._successor = self._successor, None
@@ -133,9 +137,9 @@ class StreamConnection(OpencvConnection):
         return held_back
 
     def _is_held_back(self, waited_ns: int) -> bool:
-        """FFmpeg holds back a frame until the next one comes, or its time is up: after a stall it is as old as that."""
+        """FFmpeg holds back a frame until the next one comes: after a stall it is as old as that."""
         quick_before, self._waited_ns = self._waited_ns < _QUICK_NS, waited_ns
-        return waited_ns > self._held_back_ns or (waited_ns > 2 * _QUICK_NS and quick_before and self._seen_any)
+        return waited_ns > 2 * _QUICK_NS and quick_before and self._seen_any
 
     def _look_for_another_size(self) -> None:
         now = time.monotonic()
@@ -149,8 +153,8 @@ class StreamConnection(OpencvConnection):
     def _look(self, size: tuple[float, float]) -> None:
         """Open a successor; it takes over with its first frame, if its size is another."""
         capture = self._open_capture()
-        self._unsure = not capture.isOpened()
-        if capture.isOpened() and _size(capture) != size:
+        self._unsure = not _is_open(capture)
+        if not self._unsure and _size(capture) != size:
             self._unsure = not any(capture.grab() for _ in range(1 + _BAD_IN_A_ROW))
             if not self._unsure:
                 self._look_again_s = _LOOK_AGAIN_S
@@ -204,8 +208,8 @@ def open_stream(url: str, name: str, timeout_s: float, silent_s: float, clock: C
         SourceError: it does not open.
     """
     # OpenCV opens one stream after the other: a silent one keeps the others waiting.
-    timeout_ms = round(1000 * timeout_s)
-    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]
+    open_ms, read_ms = round(1000 * timeout_s), round(1000 * silent_s)
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms]
 
     def open_capture() -> Any:
         with _variable("OPENCV_FFMPEG_CAPTURE_OPTIONS", _STREAM_OPTIONS):
@@ -217,10 +221,15 @@ def open_stream(url: str, name: str, timeout_s: float, silent_s: float, clock: C
 
 
 def _opened(capture: Any, name: str, why: str) -> Any:
-    if capture.isOpened():
+    if _is_open(capture):
         return capture
     capture.release()
     raise SourceError(f"{name} does not open: {why}")
+
+
+def _is_open(capture: Any) -> bool:
+    """Whether it will give pictures: a stream that was silent while it was opened has no size, and never does."""
+    return bool(capture.isOpened()) and _size(capture) > (0, 0)
 
 
 def _size(capture: Any) -> tuple[float, float]:

@@ -88,7 +88,7 @@ def test_a_changed_size_is_noticed_and_followed() -> None:
 
 @needs_rtsp
 def test_an_rtsp_camera_comes_back_from_every_fault() -> None:
-    faults = [("freeze", 2.0), ("stall", 2.0), ("stall", 0.7), ("refuse", 0.7), ("end", None)]
+    faults = [("freeze", 2.0), ("stall", 3.0), ("stall", 0.7), ("refuse", 0.7), ("end", None)]
     with RtspCamera() as camera, watched(camera) as (watch, judge):
         for name, seconds in faults:
 

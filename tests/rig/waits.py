@@ -1,9 +1,13 @@
-"""Faults of which most is waiting: each a function that checks one, on a camera of its own, while other tests run."""
+"""Faults of which most is waiting: each a function that checks one, on a camera of its own, while other tests run.
+
+As a program: `python tests/rig/waits.py "stalled for 35 s"`. OpenCV opens one stream after the other in a process.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -86,3 +90,7 @@ FAULTS: dict[str, Callable[[], None]] = {
 }
 if rtsp.missing() is None:
     FAULTS["RTSP, stalled for 35 s"] = lambda: comes_back(RtspCamera(), "stall", 35)
+
+
+if __name__ == "__main__":
+    FAULTS[sys.argv[1]]()
