@@ -338,7 +338,8 @@ class Watch:
             size = _size(picture)
             self._resizes += self._size not in (None, size)
             self._size = size
-            self.slot.put(Frame(picture, self._frames, captured_ns, "received"))
+            age_from = reader.connection.age_from if reader.connection is not None else "received"
+            self.slot.put(Frame(picture, self._frames, captured_ns, age_from))
             self._frames += 1
             return True
 

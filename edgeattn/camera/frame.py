@@ -23,7 +23,8 @@ class Frame:
     captured_ns: int
     """Moment of capture on the monotonic clock."""
     age_from: AgeFrom
-    """Whose time it is: `due` (a replayed video's), `received` (read by us: excludes camera and network)."""
+    """Whose time it is: `kernel` (a local camera's driver: excludes the camera's own exposure), `due` (a replayed
+    video's), `received` (read by us: excludes camera and network)."""
     truth: Mapping[str, Any] | None = None
     """What a labelled video says about this frame: `label`, None where it shows nothing of any class."""
 
@@ -52,6 +53,8 @@ class Connection(Protocol):
 
     fps: float | None
     """Frames a second as the camera says; None: unknown."""
+    age_from: AgeFrom
+    """Whose time the latest frame's moment of capture is."""
     held: float
     """Time-outs for which it may be silent before another one is opened beside it."""
 

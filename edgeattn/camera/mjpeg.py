@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import numpy as np
 
 from edgeattn._cv2 import cv2
+from edgeattn.camera.frame import AgeFrom
 from edgeattn.errors import RefusedError, SourceError
 from edgeattn.imaging import Picture
 from edgeattn.timing import Clock
@@ -32,6 +33,7 @@ _DRAIN_S = 0.1
 _HEAD = 1 << 14
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _BETWEEN_SCANS = b"\xc4\xda\xdb\xdc\xdd"
+_BETWEEN_JPEGS = b"\r\n\t -\0\xff"  # a boundary's line, or what fills a buffer up
 
 
 class NotMjpegError(Exception):
@@ -42,6 +44,7 @@ class HttpMjpeg:
     """A connection to a camera that sends JPEGs as `multipart/x-mixed-replace`."""
 
     fps: float | None = None
+    age_from: AgeFrom = "received"
     held = 1.0
 
     def __init__(self, url: str, name: str, timeout_s: float, silent_s: float, clock: Clock) -> None:
@@ -166,8 +169,8 @@ class JpegScanner:
             if buffer[place] == code == 0xFF:  # filling
                 self._place = place + 1
                 continue
-            if code == 0xD9 and self._scanning:
-                return place + 2, True
+            if code == 0xD9 and self._scanning:  # within spoilt data, it is followed by more of them
+                return place + 2, not buffer[place + 2 : place + 3].strip(_BETWEEN_JPEGS)
             if buffer[place] != 0xFF or code < 0xC0 or code == 0xD8:
                 return place, False
             if place + 4 > len(buffer):

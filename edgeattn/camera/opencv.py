@@ -10,13 +10,16 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from edgeattn._cv2 import cv2
 from edgeattn.camera.files import plausible
+from edgeattn.camera.frame import AgeFrom
 from edgeattn.errors import SourceError
 from edgeattn.imaging import Picture
 from edgeattn.timing import Clock
@@ -26,25 +29,24 @@ from edgeattn.timing import Clock
 _STREAM_OPTIONS = "rtsp_transport;tcp|probesize;32|analyzeduration;0"
 _BAD_IN_A_ROW = 4
 _QUICK_NS = 200_000_000
+_OLDEST_NS = 2_000_000_000
+_LOOK_AGAIN_S, _LOOK_AGAIN_MOST_S = 2.0, 600.0
 
 
 class OpencvConnection:
-    """An open `cv2.VideoCapture`."""
+    """An open `cv2.VideoCapture` of a camera of this machine."""
 
     skipped = 0
-    held = (
-        3.0  # a second connection disturbs the first on some servers, and waits for a keyframe: up to a second or more
-    )
+    held = 5.0  # a device is not opened twice: its own time-out ends it before
 
-    def __init__(self, capture: Any, name: str, silent_s: float, clock: Clock) -> None:
+    def __init__(self, capture: Any, name: str, clock: Clock) -> None:
         self.damaged = 0
-        self._seen_any = False
+        self.age_from: AgeFrom = "received"
         self.fps = plausible(capture.get(cv2.CAP_PROP_FPS))
         self._capture, self._name, self._clock = capture, name, clock
-        self._held_back_ns, self._waited_ns = silent_s * 0.95e9, 0
 
     def read(self) -> tuple[Picture, int]:
-        """The next good frame, and when it was grabbed, before the decoding that `retrieve` may do.
+        """The next good frame, and when it was taken: by the driver's stamp, else when it was grabbed, before decoding.
 
         Raises:
             SourceError: the stream ended or was silent for too long.
@@ -53,21 +55,25 @@ class OpencvConnection:
         while bad <= _BAD_IN_A_ROW:
             asked_ns = self._clock()
             grabbed = self._capture.grab()
-            captured_ns = self._clock()
-            if grabbed and self._is_held_back(captured_ns - asked_ns):
+            grabbed_ns = self._clock()
+            if self._passes_over(grabbed_ns - asked_ns, grabbed):
                 continue
             readable, picture = self._capture.retrieve() if grabbed else (False, None)
             if readable:
                 self.damaged += bad
-                self._seen_any = True
-                return np.asarray(picture, np.uint8), captured_ns
+                return np.asarray(picture, np.uint8), self._taken_ns(grabbed_ns)
             bad += 1
         raise SourceError(f"{self._name} gave no more frames")
 
-    def _is_held_back(self, waited_ns: int) -> bool:
-        """FFmpeg holds back a frame until the next one comes, or its time is up: after a stall it is as old as that."""
-        quick_before, self._waited_ns = self._waited_ns < _QUICK_NS, waited_ns
-        return waited_ns > self._held_back_ns or (waited_ns > 2 * _QUICK_NS and quick_before and self._seen_any)
+    def _taken_ns(self, grabbed_ns: int) -> int:
+        """When the frame in hand was taken."""
+        stamp_ns = round(1e6 * self._capture.get(cv2.CAP_PROP_POS_MSEC))  # V4L2 gives the monotonic clock's time
+        self.age_from = "kernel" if 0 <= grabbed_ns - stamp_ns < _OLDEST_NS else "received"
+        return stamp_ns if self.age_from == "kernel" else grabbed_ns
+
+    def _passes_over(self, waited_ns: int, grabbed: bool) -> bool:
+        """Whether a frame that was waited for so long is not to be shown."""
+        return False
 
     def interrupt(self) -> None:
         """Nothing can."""
@@ -75,6 +81,109 @@ class OpencvConnection:
     def close(self) -> None:
         """Release."""
         self._capture.release()
+
+
+class StreamConnection(OpencvConnection):
+    """An open stream: FFmpeg's held-back frames are passed over, and a changed size is followed.
+
+    The capture scales a changed size back, or shows the half of it, and does not tell. But an encoder that is set anew
+    sends a keyframe out of turn: then the stream is opened once more, and if its size is another, the new one takes over.
+
+    Ages count from the reception: of the sender's clock the capture knows no more than the first report, to which the
+    frames' own clock runs ahead or behind by seconds a day.
+    """
+
+    held = (
+        3.0  # a second connection disturbs the first on some servers, and waits for a keyframe: up to a second or more
+    )
+
+    def __init__(self, capture: Any, open_capture: Callable[[], Any], name: str, silent_s: float, clock: Clock) -> None:
+        super().__init__(capture, name, clock)
+        self._open_capture = open_capture
+        self._seen_any = False
+        self._silent_ns, self._waited_ns = (silent_s - 0.05) * 1e9, 0
+        self._keyframes = Keyframes()
+        self._look_after, self._look_again_s = 0.0, _LOOK_AGAIN_S
+        self._looking: threading.Thread | None = None
+        self._unsure = False  # the last look saw nothing
+        self._successor: Any = None
+
+    def close(self) -> None:
+        """Release."""
+        if self._looking is not None:
+            self._looking.join()
+        if self._successor is not None:
+            self._successor.release()
+        super().close()
+
+    def _taken_ns(self, grabbed_ns: int) -> int:
+        return grabbed_ns
+
+    def _passes_over(self, waited_ns: int, grabbed: bool) -> bool:
+        if waited_ns > self._silent_ns:  # then the decoder was told that nothing will follow
+            raise SourceError(f"{self._name} is silent")
+        if not grabbed:
+            return False
+        if self._successor is not None:
+            self._capture.release()
+            self._capture, self._successor = self._successor, None
+            self._keyframes = Keyframes()
+            return True
+        is_key = self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) > 0
+        if self._keyframes.out_of_turn(is_key) or (is_key and self._unsure):
+            self._look_for_another_size()
+        held_back = self._is_held_back(waited_ns)
+        self._seen_any = self._seen_any or not held_back
+        return held_back
+
+    def _is_held_back(self, waited_ns: int) -> bool:
+        """FFmpeg holds back a frame until the next one comes: after a stall it is as old as that."""
+        quick_before, self._waited_ns = self._waited_ns < _QUICK_NS, waited_ns
+        return waited_ns > 2 * _QUICK_NS and quick_before and self._seen_any
+
+    def _look_for_another_size(self) -> None:
+        now = time.monotonic()
+        if now < self._look_after or (self._looking is not None and self._looking.is_alive()):
+            return
+        self._look_after, self._look_again_s = now + self._look_again_s, min(2 * self._look_again_s, _LOOK_AGAIN_MOST_S)
+        name, size = f"look at {self._name}", _size(self._capture)
+        self._looking = threading.Thread(target=self._look, args=(size,), name=name, daemon=True)
+        self._looking.start()
+
+    def _look(self, size: tuple[float, float]) -> None:
+        """Open a successor; it takes over with its first frame, if its size is another."""
+        capture = self._open_capture()
+        self._unsure = not _is_open(capture)
+        if not self._unsure and _size(capture) != size:
+            self._unsure = not any(capture.grab() for _ in range(1 + _BAD_IN_A_ROW))
+            if not self._unsure:
+                self._look_again_s = _LOOK_AGAIN_S
+                self._successor = capture
+                return
+        capture.release()
+
+
+class Keyframes:
+    """Notices a keyframe out of turn: neither as many frames after the one before as usual, nor as the last time."""
+
+    def __init__(self) -> None:
+        self._since: int | None = None
+        self._usual = self._last = 0
+
+    def out_of_turn(self, is_key: bool) -> bool:
+        """Whether the next frame is one."""
+        if self._since is not None:
+            self._since += 1
+        if not is_key:
+            return False
+        since, self._since = self._since, 0
+        if since is None:
+            return False
+        odd = self._usual > 0 and since not in (self._usual, self._last)
+        if not self._usual or since == self._last:
+            self._usual = since
+        self._last = since
+        return odd
 
 
 def open_device(device: int | str, name: str, timeout_s: float, clock: Clock) -> OpencvConnection:
@@ -86,41 +195,65 @@ def open_device(device: int | str, name: str, timeout_s: float, clock: Clock) ->
     # V4L2 refuses time-outs as parameters; its own limit, in seconds, is this variable.
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(max(1, math.ceil(timeout_s))))
     capture = cv2.VideoCapture(device, cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY)
-    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the driver's queue would only age frames
+    # The driver's queue would only age frames. With a single buffer a camera loses what comes while one is converted.
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 2)
     why = "used by another program, or you are not in the group 'video'; check it and start again"
-    return _opened(capture, name, why, timeout_s, clock)
+    return OpencvConnection(_opened(capture, name, why), name, clock)
 
 
-def open_stream(url: str, name: str, timeout_s: float, silent_s: float, clock: Clock) -> OpencvConnection:
+def open_stream(url: str, name: str, timeout_s: float, silent_s: float, clock: Clock) -> StreamConnection:
     """Open a network stream within `timeout_s`; a `read` then waits for `silent_s`.
 
     Raises:
         SourceError: it does not open.
     """
     # OpenCV opens one stream after the other: a silent one keeps the others waiting.
-    timeout_ms = round(1000 * timeout_s)
-    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]
-    with _variable("OPENCV_FFMPEG_CAPTURE_OPTIONS", _STREAM_OPTIONS):
-        # Each further decoder thread would hold one frame back.
-        capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])
-    return _opened(capture, name, "away, another login, or no video", silent_s, clock)
+    open_ms, read_ms = round(1000 * timeout_s), round(1000 * silent_s)
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms]
+
+    def open_capture() -> Any:
+        with _variable("OPENCV_FFMPEG_CAPTURE_OPTIONS", _STREAM_OPTIONS):
+            # Each further decoder thread would hold one frame back.
+            return cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])
+
+    capture = _opened(open_capture(), name, "away, another login, or no video")
+    return StreamConnection(capture, open_capture, name, silent_s, clock)
 
 
-def _opened(capture: Any, name: str, why: str, silent_s: float, clock: Clock) -> OpencvConnection:
-    if capture.isOpened():
-        return OpencvConnection(capture, name, silent_s, clock)
+def _opened(capture: Any, name: str, why: str) -> Any:
+    if _is_open(capture):
+        return capture
     capture.release()
     raise SourceError(f"{name} does not open: {why}")
 
 
+def _is_open(capture: Any) -> bool:
+    """Whether it will give pictures: a stream that was silent while it was opened has no size, and never does."""
+    return bool(capture.isOpened()) and _size(capture) > (0, 0)
+
+
+def _size(capture: Any) -> tuple[float, float]:
+    return capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+
+
+_setting = threading.Lock()
+_set_by: dict[str, int] = {}
+
+
 @contextlib.contextmanager
 def _variable(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable for a while, unless the user has set it."""
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = value
+    """Set an environment variable for a while, unless the user has set it; several threads may want the same at a time."""
+    with _setting:
+        if name not in os.environ:
+            _set_by[name] = 0
+        if ours := name in _set_by:
+            _set_by[name] += 1
+            os.environ[name] = value
     try:
         yield
     finally:
-        os.environ.pop(name, None)
+        if ours:
+            with _setting:
+                _set_by[name] -= 1
+                if not _set_by[name]:
+                    del _set_by[name], os.environ[name]

@@ -30,7 +30,7 @@ class Camera:
 
     In a `Pipeline` it is reconnected for as long as it takes. Iterated by itself it is one connection, which raises
     `SourceError` when it breaks off, ends, or stays silent for `timeout_s`; likewise when it does not open. The age of
-    its frames counts from when they were received.
+    a local camera's frames counts from the driver's stamp, of a stream's from when they were received.
     """
 
     live = True
@@ -76,7 +76,7 @@ class Camera:
         index = 0
         while self._connection is not None:
             picture, captured_ns = self._connection.read()
-            yield Frame(picture, index, captured_ns, "received")
+            yield Frame(picture, index, captured_ns, self._connection.age_from)
             index += 1
 
     def _open(self, timeout_s: float, silent_s: float) -> Connection:

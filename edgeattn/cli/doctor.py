@@ -38,12 +38,24 @@ class Finding:
 
 
 def doctor(
-    *, json: Annotated[Path | None, typer.Option(help="Write the findings and the environment to this file.")] = None
+    *,
+    glass: Annotated[
+        str | None,
+        typer.Option(help="Measure this camera from glass to glass instead, by a clock shown on another screen."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1.0, help="With --glass: for how long.")] = 30.0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="With --glass: where the clock's page is served.")] = 8088,
+    json: Annotated[Path | None, typer.Option(help="Write the findings and the environment to this file.")] = None,
 ) -> None:
     """Say what is on this box (engines, processor, OpenCV, cameras, display) and what would make it work better.
 
-    Exit code 1 when something that edgeattn needs is missing or broken.
+    Exit code 1 when something that edgeattn needs is missing or broken; with --glass, 3 when no clock was seen.
     """
+    if glass is not None:
+        from edgeattn.cli.glass import measure
+
+        measure(glass, seconds, port, json)
+        return
     from edgeattn.timing import environment
 
     machine = environment()

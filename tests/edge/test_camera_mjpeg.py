@@ -38,6 +38,18 @@ def test_damaged_ones_are_counted_and_passed_over() -> None:
     assert scanner.damaged == 2
 
 
+def test_one_that_seems_to_end_within_its_data_is_damaged() -> None:
+    whole, spoilt = jpeg(0), bytearray(jpeg(1))
+    spoilt[-200:-198] = b"\xff\xd9"
+    assert cv2.imdecode(np.frombuffer(bytes(spoilt[:-198]), np.uint8), cv2.IMREAD_COLOR) is not None, (
+        "half of a picture"
+    )
+    for between in (b"\r\n--frame\r\n", b"\0\0", b""):
+        scanner = JpegScanner()
+        assert list(scanner.feed(whole + between + bytes(spoilt) + between + whole)) == [whole, whole]
+        assert scanner.damaged == 1
+
+
 def test_a_login_is_sent_as_basic() -> None:
     from urllib.parse import urlsplit
 

@@ -16,7 +16,7 @@ from scripted import Clock, write_video
 from edgeattn._cv2 import cv2
 from edgeattn.camera import Camera, Folder, Video, open_source
 from edgeattn.camera.files import plausible
-from edgeattn.camera.opencv import _variable
+from edgeattn.camera.opencv import Keyframes, OpencvConnection, _variable
 from edgeattn.camera.pattern import TestPattern
 from edgeattn.errors import DataError, SourceError
 
@@ -163,10 +163,60 @@ def test_rates_that_cannot_be_are_unknown() -> None:
     assert [plausible(fps) for fps in (29.97, 0.0, float("nan"), 90000.0)] == [29.97, None, None, None]
 
 
+def test_a_keyframe_out_of_turn_is_noticed() -> None:
+    def noticed(*gaps: int) -> list[int]:
+        keyframes = Keyframes()
+        return [
+            place
+            for place, gap in enumerate((1, *gaps))
+            if any(keyframes.out_of_turn(i == 1) for i in range(gap, 0, -1))
+        ]
+
+    assert noticed(30, 30, 30) == []
+    assert noticed(30, 30, 16, 30, 30) == [3], "an encoder that starts anew"
+    assert noticed(30, 7, 30) == [2]
+    assert noticed(30, 30, 60, 60, 60) == [3], "another period"
+    assert noticed(30, 31, 32, 33) == [2, 3, 4]
+
+
+class Driver:
+    """Stamps its frames, in milliseconds of the monotonic clock."""
+
+    def __init__(self, stamp_ms: float) -> None:
+        self.stamp_ms = stamp_ms
+
+    def get(self, name: int) -> float:
+        return self.stamp_ms if name == cv2.CAP_PROP_POS_MSEC else 30.0
+
+    def grab(self) -> bool:
+        return True
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        return True, np.zeros((9, 9, 3), np.uint8)
+
+
+@pytest.mark.parametrize(("stamp_ms", "believed"), [(9_990.5, True), (10_030.0, False), (0.0, False), (7_000.0, False)])
+def test_a_drivers_stamp_is_believed_where_it_can_be_true(stamp_ms: float, believed: bool) -> None:
+    """On a true driver: tests/rig/vivid.py."""
+    clock = Clock()
+    clock.advance_ms(10_000)
+    connection = OpencvConnection(Driver(stamp_ms), "camera 0", clock)
+    _, captured_ns = connection.read()
+    assert connection.age_from == ("kernel" if believed else "received")
+    assert captured_ns == (round(1e6 * stamp_ms) if believed else 10_000_000_000)
+
+
 def test_options_of_streams_do_not_outlive_opening(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "EDGEATTN_TEST_VARIABLE"
-    with _variable(name, "ours"):
+    with _variable(name, "ours"), _variable(name, "ours"):
         assert os.environ[name] == "ours"
+    assert name not in os.environ
+    first, second = _variable(name, "ours"), _variable(name, "ours")  # two threads open streams
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert os.environ[name] == "ours"
+    second.__exit__(None, None, None)
     assert name not in os.environ
     monkeypatch.setenv(name, "the user's")
     with _variable(name, "ours"):

@@ -18,6 +18,7 @@ from edgeattn.imaging import Picture
 
 class Connection:
     fps: float | None = None
+    age_from = "kernel"
     held = 1.0
     damaged = skipped = 0
 

@@ -193,10 +193,11 @@ class _Server:
         self._refusing = time.monotonic() + missing_s  # until then; so are the next three
         self._stalled = self._unplugged = self._deaf = 0.0
         self.port = 0
-        self._door = self._bind()  # bound but not listening: refuses, and keeps the port
-        self.port = self._door.getsockname()[1]
-        if missing_s <= 0:
-            self._door.listen()
+        self._keeper = self._bind()  # never listens: refuses, and keeps the port
+        self.port = self._keeper.getsockname()[1]
+        self._moving = threading.Lock()  # the door, while it is opened or shut
+        self._door: socket.socket | None = None
+        self._open_door()
         threading.Thread(target=self._attend, daemon=True).start()
 
     # Commands.
@@ -213,9 +214,8 @@ class _Server:
                 thread.join(2)
 
     def refuse(self, seconds: float) -> None:
-        self._refusing = time.monotonic() + seconds
-        with contextlib.suppress(OSError):  # it is not listening yet
-            self._door.shutdown(socket.SHUT_RDWR)
+        self._shut_door(time.monotonic() + seconds)
+        self._unplugged = 0.0
         self.hang_up("reset")
 
     def silent(self, seconds: float) -> None:
@@ -223,7 +223,12 @@ class _Server:
         self.hang_up("reset")
 
     def unplug(self, seconds: float) -> None:
-        self._stalled = self._unplugged = time.monotonic() + seconds
+        was, self._stalled = self._unplugged, time.monotonic() + seconds
+        self._unplugged = self._stalled
+        if was > time.monotonic():
+            return  # the queue is full already
+        self._refusing = 0.0
+        self._open_door()
         self._held.clear()
         self._door.listen(0)
         fillers = [socket.socket() for _ in range(4)]  # once the queue is full, the kernel ignores who knocks
@@ -250,11 +255,25 @@ class _Server:
         door.bind(("127.0.0.1", self.port))
         return door
 
+    def _open_door(self) -> None:
+        with self._moving:
+            if self._door is None and self._refusing <= time.monotonic():
+                self._door = self._bind()
+                self._door.listen()
+
+    def _shut_door(self, until: float) -> None:
+        with self._moving:
+            self._refusing = until
+            if self._door is not None:
+                self._door.shutdown(socket.SHUT_RDWR)  # wakes who attends it
+                self._door.close()
+                self._door = None
+
     def _attend(self) -> None:
         while True:
             _sleep_until(lambda: self._refusing)
-            with contextlib.suppress(OSError):  # `refuse` shut the door
-                self._door.listen()
+            self._open_door()
+            with contextlib.suppress(OSError, AttributeError):  # it was shut
                 while True:
                     connection = self._door.accept()[0]
                     self._held.set()
@@ -262,8 +281,6 @@ class _Server:
                         _sleep_until(lambda: self._unplugged)
                         self._door.listen()
                     self._welcome(connection)
-            self._door.close()
-            self._door = self._bind()
 
     def _welcome(self, connection: socket.socket) -> None:
         connection.settimeout(0.05)

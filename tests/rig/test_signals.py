@@ -50,7 +50,7 @@ class Run:
     def __exit__(self, *_: object) -> None:
         with self.process as process:  # closes its pipes
             process.kill()
-        self._listener.join(5)
+            self._listener.join(5)
 
     def wait_for(self, text: str) -> None:
         while text not in self._said.get(timeout=20):

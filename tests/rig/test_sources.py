@@ -6,20 +6,24 @@ import contextlib
 import functools
 import socket
 import statistics
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import rtsp
-from judge import Judge, in_calm, watching
+from judge import Judge, in_calm
 from mjpeg import MjpegCamera
 from rtsp import RtspCamera
+from waits import states, watched
 
 from edgeattn.camera import Camera
 from edgeattn.camera.capture import Watch
-from edgeattn.camera.state import Status
 from edgeattn.errors import SourceError
 
 pytestmark = pytest.mark.rig
@@ -28,38 +32,31 @@ needs_rtsp = pytest.mark.skipif(rtsp.missing() is not None, reason=rtsp.missing(
 HTTP_MS, RTSP_MS, SHOWN_MS = 200, 500, 500
 
 
-@contextlib.contextmanager
-def watched(camera: MjpegCamera | RtspCamera) -> Iterator[tuple[Watch, Judge]]:
-    """Our reader of the camera, and a judge of its frames."""
-    with Watch(Camera(camera.url)) as watch, watching(frame.picture for frame in watch.slot) as judge:
-        judge.wait_for(10)
-        yield watch, judge
+ENDED = ["stalled", "down", "live"]
+FAULTS: list[tuple[str, tuple[float, ...], list[list[str]], int]] = [
+    ("unplug", (1.5,), [ENDED], 0),
+    ("silent", (1.3,), [ENDED[1:]], 1),
+    ("refuse", (0.7,), [ENDED[1:]], 1),
+    ("stall", (3.0,), [ENDED], 0),
+    ("stall", (0.8,), [["stalled", "live"]], 0),
+    ("stall", (0.4,), [[], ["stalled", "live"]], 0),
+    ("reset", (), [ENDED[1:]], 1),
+    ("end", (), [ENDED[1:]], 1),
+    ("garbage", (1,), [[]], 0),
+    ("corrupt", (1,), [[]], 0),
+    ("truncate", (1,), [[]], 0),
+]
+"""Each with the states that it may lead to, and the reconnects; longer ones are in `waits.py`."""
 
 
-def states(status: Status, began_ns: int) -> dict[str, float]:
-    """The states entered since then, and after how many milliseconds."""
-    return {change.state: (change.ns - began_ns) / 1e6 for change in status.changes if change.ns >= began_ns}
-
-
-@pytest.mark.parametrize("content_length", [True, False])
-def test_an_mjpeg_camera_comes_back_from_every_fault(content_length: bool) -> None:
+@pytest.mark.parametrize(
+    ("faults", "content_length"), [(FAULTS, True), (FAULTS[-5:], False)], ids=["all", "no lengths"]
+)
+def test_an_mjpeg_camera_comes_back_from_every_fault(faults: list[Any], content_length: bool) -> None:
     """One after the other on one camera: the worst of them come first."""
-    faults: list[tuple[str, tuple[float, ...], list[str], int]] = [
-        ("unplug", (1.5,), ["stalled", "down", "live"], 0),
-        ("silent", (1.3,), ["down", "live"], 1),
-        ("refuse", (0.7,), ["down", "live"], 1),
-        ("stall", (1.5,), ["stalled", "down", "live"], 0),
-        ("stall", (0.8,), ["stalled", "live"], 0),
-        ("stall", (0.3,), [], 0),
-        ("reset", (), ["down", "live"], 1),
-        ("end", (), ["down", "live"], 1),
-        ("garbage", (1,), [], 0),
-        ("corrupt", (1,), [], 0),
-        ("truncate", (1,), [], 0),
-    ]
     with MjpegCamera(content_length=content_length) as camera, watched(camera) as (watch, judge):
 
-        def check(name: str, arguments: tuple[float, ...], expected: list[str], reconnects: int) -> None:
+        def check(name: str, arguments: tuple[float, ...], expected: list[list[str]], reconnects: int) -> None:
             judge.wait_for(len(judge.sights) + 8)
             before, shown = watch.status, len(judge.sights)
             fault = getattr(camera, name)(*arguments)
@@ -67,7 +64,7 @@ def test_an_mjpeg_camera_comes_back_from_every_fault(content_length: bool) -> No
             after = watch.status
             seen = states(after, fault.began_ns)
             assert back_ms < HTTP_MS, name
-            assert list(seen) == expected, name
+            assert list(seen) in expected, name
             assert "stalled" not in seen or seen["stalled"] < SHOWN_MS, name
             assert after.reconnects - before.reconnects >= reconnects, name
             assert after.damaged - before.damaged == (name in ("corrupt", "truncate")), name
@@ -91,7 +88,7 @@ def test_a_changed_size_is_noticed_and_followed() -> None:
 
 @needs_rtsp
 def test_an_rtsp_camera_comes_back_from_every_fault() -> None:
-    faults = [("freeze", 2.0), ("stall", 2.0), ("stall", 0.7), ("refuse", 0.7), ("end", None)]
+    faults = [("freeze", 2.0), ("stall", 3.0), ("stall", 0.7), ("refuse", 0.7), ("end", None)]
     with RtspCamera() as camera, watched(camera) as (watch, judge):
         for name, seconds in faults:
 
@@ -106,17 +103,26 @@ def test_an_rtsp_camera_comes_back_from_every_fault() -> None:
                 assert not between, "no held-back frame is shown as if it was new"
 
             in_calm(check)
-        judge.wait_for_recovery(camera.resize(320, 240), 5)
 
 
-def test_a_stall_is_shown_though_no_frame_comes() -> None:
+@needs_rtsp
+def test_an_rtsp_cameras_changed_size_is_followed() -> None:
+    """Within about two keyframes, here a second apart; until then OpenCV 5 scales it back and OpenCV 4 shows half of it."""
+
     def check() -> None:
-        with MjpegCamera() as camera, watched(camera) as (watch, _):
-            camera.stall(3)
-            time.sleep(0.5)
-            assert watch.status.state == "stalled"
-            time.sleep(0.6)
-            assert (watch.status.state, watch.status.reason) == ("down", "no frame came")
+        with RtspCamera() as camera, watched(camera) as (watch, judge):
+            judge.wait_for(70)  # keyframes have to have come regularly
+            fault = camera.resize(320, 240)
+            before = len(judge.sights)
+            while judge.sights[-1].size != (320, 240):
+                assert time.monotonic_ns() < fault.began_ns + 2.5e9
+                time.sleep(0.01)
+            pauses = np.diff([sight.ns for sight in judge.sights[before:]])
+            assert pauses.max() < 300e6, "frames come all the while"
+            judge.wait_for(len(judge.sights) + 30)
+            assert (watch.status.size, watch.status.resizes, watch.status.reconnects) == ((320, 240), 1, 0)
+            assert camera.connections() == (1, 2)
+            assert judge.sights[-1].stamp
 
     in_calm(check)
 
@@ -139,17 +145,6 @@ def test_giving_up_is_an_error_that_says_why() -> None:
         with pytest.raises(SourceError, match=r"has been away for 0\.6 s \(.*\)"):
             list(watch.slot)
         assert 0.5 < time.monotonic() - begin < 1.0
-
-
-def test_a_camera_slower_than_the_time_out_is_not_reconnected_for_ever() -> None:
-    with MjpegCamera(fps=0.7) as camera, Watch(Camera(camera.url)) as watch:
-        time.sleep(10)
-        settled = len(watch.status.changes)
-        connections = camera.connections()
-        assert connections[0] == 1
-        time.sleep(4)
-        assert len(watch.status.changes) == settled
-        assert camera.connections() == connections
 
 
 def test_a_backlog_is_dropped_undecoded() -> None:
@@ -212,6 +207,31 @@ def test_ages_under_a_slow_model(policy: str, most_ms: float) -> None:
             assert watch.slot.drops["stale" if policy == "fresh" else "replaced"] > 20
 
     in_calm(check)
+
+
+HOG = "while True: pass"
+
+
+def test_a_busy_processor_ends_nothing() -> None:
+    """Three programs that take all they get: frames go on, late if need be, and are fresh again afterwards."""
+    with MjpegCamera() as camera, watched(camera) as (watch, judge):
+        hogs = [subprocess.Popen([sys.executable, "-c", HOG]) for _ in range(3)]
+        try:
+            before = len(judge.sights)
+            time.sleep(2.5)
+            assert len(judge.sights) - before > 20
+        finally:
+            for hog in hogs:
+                hog.kill()
+                hog.wait()
+        assert (watch.status.state, watch.status.reconnects) == ("live", 0)
+
+        def check() -> None:
+            start = len(judge.sights)
+            judge.wait_for(start + 20)
+            assert judge.report(start)["age_p50_ms"] < 20
+
+        in_calm(check)
 
 
 def test_what_is_not_plain_mjpeg_is_left_to_ffmpeg() -> None:

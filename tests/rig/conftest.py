@@ -1,0 +1,24 @@
+"""Faults that take long begin with the first test of the rig, and are looked at by `test_waits.py`, the last but one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+Waits = dict[str, subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def waits(request: pytest.FixtureRequest) -> Iterator[Waits]:
+    """Each of the long faults that were asked for, in a process of its own."""
+    asked = [item.callspec.params["name"] for item in request.session.items if item.path.name == "test_waits.py"]
+    command, pipes = [sys.executable, Path(__file__).with_name("waits.py")], {"stdout": -1, "stderr": -2, "text": True}
+    begun = {name: subprocess.Popen([*command, name], **pipes) for name in asked}
+    yield begun
+    for process in begun.values():
+        with process:
+            process.kill()
