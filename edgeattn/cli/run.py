@@ -119,7 +119,7 @@ def run(
         Path | None, typer.Option(help="Keys 1 to 9 and 0 save the frame into its class's folder in there.")
     ] = None,
     shadow: Annotated[
-        float | None, typer.Option(min=0.1, help="Every so many seconds, ask float too: does it still answer so?")
+        float | None, typer.Option(min=0.01, help="Every so many seconds, ask float too: does it still answer so?")
     ] = None,
     fallback: Annotated[
         bool, typer.Option("--fallback", help="Where --shadow finds that a bound is broken, float takes over.")

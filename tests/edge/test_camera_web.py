@@ -25,6 +25,7 @@ from edgeattn._cv2 import cv2
 from edgeattn.bundle import Bundle
 from edgeattn.camera import Frame, Pipeline
 from edgeattn.camera.live import Live as Loop
+from edgeattn.camera.state import Change, Status
 from edgeattn.camera.web import Web, metrics, split_address
 from edgeattn.cli import app
 from edgeattn.engines.fake import FakeEngine
@@ -300,6 +301,37 @@ def test_a_silent_camera_is_said_and_is_not_healthy(monkeypatch: pytest.MonkeyPa
             assert answer.status == 503
         async with client.get("/metrics") as answer:
             assert "edgeattn_up 0" in await answer.text()
+
+    with serving() as page:
+        talk(page, dialogue)
+
+
+def test_a_loop_that_stands_is_not_healthy_whatever_the_camera_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeattn.camera.live.HUNG_S", 0.3)
+    let_go = threading.Event()
+
+    def hang(image: np.ndarray) -> dict[str, np.ndarray]:
+        let_go.wait(20)
+        return RED
+
+    async def dialogue(client: aiohttp.ClientSession) -> None:
+        loop = page._live
+        async with client.get("/healthz") as answer:
+            assert answer.status == 200
+        monkeypatch.setattr(loop.pipeline.engine, "infer", hang)
+        down = Status((Change("connecting", 0), Change("down", 1, "no frame comes")))
+        monkeypatch.setattr(type(loop.pipeline), "statuses", (down,))
+        await until(lambda: loop.state == "hung")
+        await asyncio.sleep(0.3)
+        async with client.get("/healthz") as answer:
+            assert (answer.status, (await answer.json())["state"]) == (503, "hung")
+        async with client.get("/metrics") as answer:
+            assert "edgeattn_up 0" in await answer.text()
+        let_go.set()
+        await until(lambda: loop.state == "down")
+        await asyncio.sleep(0.3)
+        async with client.get("/healthz") as answer:
+            assert (answer.status, (await answer.json())["state"]) == (200, "down"), "the loop turns again"
 
     with serving() as page:
         talk(page, dialogue)

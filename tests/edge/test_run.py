@@ -229,3 +229,25 @@ def test_without_paho_the_pip_line_is_said(tiny_bundle: Bundle, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "paho.mqtt.client", None)
     with pytest.raises(ExtraMissingError, match=r"--mqtt needs 'paho-mqtt'.*pip install 'edgeattn\[mqtt\]'"):
         run(str(tiny_bundle.path), source=["test"], mqtt="mqtt://broker/door")
+
+
+def test_int8_that_drifts_is_found_and_float_takes_over(
+    tmp_path: Path, pictures: list[Picture], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A spoilt int8 file, asked for by name, over two seconds of different pictures."""
+    bundle = tiny.bundle(tmp_path / "drifting.edgeattn", int8=tiny.spoilt_int8_model())
+    video = write_video(tmp_path / "clip.mp4", pictures * 3)
+    run(
+        str(bundle.path), source=[str(video)], realtime=True, engine="onnxruntime", precision="int8", sink=["none"],
+        shadow=0.01, fallback=True, json=Path("run.json"),
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert "drift: onnxruntime int8: " in said
+    assert "different pictures are answered otherwise than by float (with 99.9 % confidence more than" in said
+    assert "float has taken over: onnxruntime float (as --fallback asks)" in said
+    report = json.loads(Path("run.json").read_text(encoding="utf-8"))
+    assert (report["precision"], report["executed_precision"]) == ("float", "f32")
+    assert report["fallback"] in said
+    assert [change["outcome"] for change in report["changes"]] == ["taken"]
+    assert report["shadow"]["verdict"] == "failed"
+    assert 20 <= report["shadow"]["checked"] < report["frames"], "float itself is not watched"
