@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import sys
@@ -13,13 +14,17 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
+from edgeattn.camera.v4l2 import formats
 from edgeattn.cli.common import console, write_json
 from edgeattn.timing.environment import BYTE_PRODUCTS
+from edgeattn.timing.sensors import Sensors, read
 
 SCHEMA = "edgeattn.doctor/1"
 BUSY_PERCENT = 5.0
 """Percent of the last ten seconds in which tasks waited for a core, above which measuring makes little sense."""
 
+HOT_C = 85.0
+"""From here on most processors slow down."""
 _MARKS = {"good": "[green]ok  [/]", "note": "[yellow]note[/]", "broken": "[red]bad [/]"}
 
 
@@ -78,8 +83,10 @@ def examine(machine: dict[str, Any]) -> Iterator[Finding]:
     yield _onnxruntime()
     yield _openvino()
     yield _int8(machine["flags"])
+    yield _bf16(machine["flags"])
     yield _cores(machine["usable_cores"], machine["logical_cores"])
     yield _governor(machine["governor"])
+    yield _heat(read())
     yield _load(machine["cpu_pressure_avg10"])
     yield from _opencv()
     yield _display()
@@ -122,6 +129,26 @@ def _int8(flags: list[str]) -> Finding:
     return Finding(
         "int8 in hardware", "note", seen, "int8 may be slower than float here; see it with: edgeattn profile BUNDLE"
     )
+
+
+def _bf16(flags: list[str]) -> Finding:
+    found = sorted({"amx_bf16", "avx512_bf16", "bf16"}.intersection(flags))
+    seen = " ".join(found) or "none: a bundle's bf16 is left out here"
+    return Finding("bf16 in hardware", "good", seen)
+
+
+def _heat(sensors: Sensors) -> Finding:
+    """Temperature, clock, and what the firmware holds back."""
+    hottest = max(sensors.temperatures_c.values(), default=None)
+    told = [f"{hottest:.0f} C"] if hottest is not None else []
+    told += [f"{sensors.frequency_mhz:.0f} MHz"] if sensors.frequency_mhz is not None else []
+    if sensors.throttled:
+        remedy = "the processor is slowed down: cool it, or give it a stronger power supply"
+        return Finding("temperature and clock", "note", ", ".join([*told, sensors.throttled]), remedy)
+    if hottest is not None and hottest >= HOT_C:
+        remedy = "it will soon slow down, if it has not yet: cool it, and see edgeattn profile --mode sustained"
+        return Finding("temperature and clock", "note", ", ".join(told), remedy)
+    return Finding("temperature and clock", "good", ", ".join(told) or "unavailable")
 
 
 def _cores(usable: int, logical: int) -> Finding:
@@ -167,12 +194,16 @@ def _opencv() -> Iterator[Finding]:
         yield Finding("OpenCV", "good", wheels[0] if wheels else f"{cv2.__version__} (not from a wheel)")
     built = [line.split(":", 1) for line in cv2.getBuildInformation().splitlines() if ":" in line]
     parts = {name.strip(): value.strip() for name, value in built}
-    missing = [name for name in ("FFMPEG", "v4l/v4l2") if parts.get(name, "YES").startswith("NO")]
+    wanted = {"FFmpeg": "FFMPEG", "V4L2": "v4l/v4l2", "GStreamer": "GStreamer"}
+    held = [name for name, part in wanted.items() if parts.get(part, "NO").startswith("YES")]
+    missing = [name for name in ("FFmpeg", "V4L2") if name not in held and sys.platform == "linux"]
     if missing:
         seen = f"without {' and '.join(missing)}"
         yield Finding(
             "video", "note", seen, "streams and videos may not open; the wheels opencv-python[-headless] have it"
         )
+    else:
+        yield Finding("video", "good", f"opens by {', '.join(held)}")
     if parts.get("GUI", "NONE").startswith("NONE") and _has_display():
         remedy = "windows need: pip uninstall -y opencv-python-headless && pip install opencv-python"
         yield Finding("windows", "note", "there is a display, but this OpenCV is headless", remedy)
@@ -202,10 +233,12 @@ def _cameras(devices: list[Path]) -> Finding:
 
 
 def _camera_name(device: Path) -> str:
-    try:
-        return f"{device} ({Path('/sys/class/video4linux', device.name, 'name').read_text().strip()})"
-    except OSError:
-        return str(device)
+    told = []
+    with contextlib.suppress(OSError):
+        told.append(Path("/sys/class/video4linux", device.name, "name").read_text(encoding="utf-8").strip())
+    with contextlib.suppress(OSError):
+        told.append(", ".join(formats(device)) or "films nothing")
+    return f"{device} ({': '.join(told)})" if told else str(device)
 
 
 def _training() -> Finding:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import typer
 from typer.testing import CliRunner
 
 from edgeattn import _cv2
-from edgeattn.cli.doctor import Finding, _cameras, _cores, _governor, _int8, _load, doctor, examine
+from edgeattn.camera.v4l2 import formats
+from edgeattn.cli.doctor import Finding, _camera_name, _cameras, _cores, _governor, _heat, _int8, _load, doctor, examine
 from edgeattn.timing import environment
+from edgeattn.timing.sensors import Sensors
 
 
 def found(about: str) -> Finding:
@@ -73,5 +76,22 @@ def test_cameras(tmp_path: Path) -> None:
     assert _cameras([]).state == "note"
     device = tmp_path / "video0"
     device.touch()
-    assert _cameras([device]).seen == str(device)
+    assert _cameras([device]).seen == f"{device} (films nothing)"
     assert "video" in _cameras([tmp_path / "gone"]).help
+
+
+def test_heat_and_what_the_firmware_holds_back_are_told() -> None:
+    cool = Sensors(0, {"cpu": 51.4}, 1800.0, {}, {}, {}, None)
+    assert _heat(cool) == Finding("temperature and clock", "good", "51 C, 1800 MHz")
+    assert _heat(replace(cool, temperatures_c={"cpu": 51.4, "soc": 88.0})).state == "note"
+    held = _heat(replace(cool, throttled="under-voltage"))
+    assert (held.state, held.seen) == ("note", "51 C, 1800 MHz, under-voltage")
+    assert "power supply" in held.help
+    assert _heat(replace(cool, temperatures_c={}, frequency_mhz=None)).seen == "unavailable"
+
+
+def test_what_is_no_camera_films_nothing(tmp_path: Path) -> None:
+    (tmp_path / "video7").touch()
+    assert formats(tmp_path / "video7") == []
+    assert _camera_name(tmp_path / "video7") == f"{tmp_path / 'video7'} (films nothing)"
+    assert _camera_name(tmp_path / "video8") == str(tmp_path / "video8")

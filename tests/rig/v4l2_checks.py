@@ -16,6 +16,7 @@ from judge import in_calm
 from edgeattn._cv2 import cv2
 from edgeattn.camera import Camera
 from edgeattn.camera.capture import Watch
+from edgeattn.camera.v4l2 import formats
 from edgeattn.errors import SourceError
 
 DRIVER = Path("/dev/shm/vivid.ko")
@@ -87,6 +88,13 @@ def test_ages_count_from_the_kernels_stamp() -> None:
         assert 0 < np.median(ages_ms) < 60
 
     in_calm(check)
+
+
+def test_its_formats_are_told() -> None:
+    told = formats(NODE)
+    print(told)
+    assert any(each.startswith("YUYV to ") for each in told)
+    assert all(" to " in each for each in told)
 
 
 def test_a_busy_camera_says_so() -> None:
