@@ -129,3 +129,11 @@ def test_it_is_for_the_cpu_alone(tiny_bundle: Bundle) -> None:
     for options in ({"device": "NPU"}, {"opened_engine": FakeEngine({"logits": np.zeros((1, 3), np.float32)})}):
         with pytest.raises(EngineError, match="leave out --throughput"):
             Pipeline(tiny_bundle, Live([[0.0]]), throughput=True, **options)  # type: ignore[arg-type]
+
+
+def test_no_model_takes_over_while_two_are_in_flight(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "clip.mp4", [np.zeros((48, 64, 3), np.uint8)] * 3)
+    with Pipeline(tiny_bundle, Video(video), engine="onnxruntime", precision="float", throughput=True) as pipeline:
+        with pytest.raises(EngineError, match="leave out --throughput"):
+            pipeline.swap(pipeline.model)
+        assert len(list(pipeline)) == 3
