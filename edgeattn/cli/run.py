@@ -123,7 +123,9 @@ def run(
     if fallback and shadow is None:
         raise EdgeAttnError("--fallback acts on what --shadow finds; add --shadow 30")
     asked = _asked(sink) or (["none"] if web is not None else None)
-    loaded, sources = load(bundle), [open_source(each, realtime=realtime) for each in source or ["0"]]
+    notifier, hangup = Notifier(), Hangup()
+    patient = notifier.listened_to  # a service is ready, and waits, where a camera is not plugged in yet
+    loaded, sources = load(bundle), [open_source(each, realtime=realtime, wait=patient) for each in source or ["0"]]
     opened = sources[0]
     if collect is not None and len(sources) > 1:
         raise EdgeAttnError("--collect saves one camera's frames; give it one --source")
@@ -152,7 +154,6 @@ def run(
     report: dict[str, Any] = {}
     failed: list[Exception] = []
     environment()  # takes a quarter of a second the first time, which the ending should not
-    notifier, hangup = Notifier(), Hangup()
     if notifier.watchdog_s is not None:
         faulthandler.enable()  # killed for a loop that stands, it says where
     try:
