@@ -11,7 +11,7 @@ from edgeattn.camera.notify import SEND_S, Notifier
 from edgeattn.timing import monotonic_ns
 
 FIGURES_S = 10.0
-"""How often the figures in the line of state are made anew; a change of state is told at once."""
+"""How often the figures in the line of state are made anew; a change of state or model is told at once."""
 _BEAT_S = 0.25
 
 
@@ -26,7 +26,7 @@ class Heart:
         self._live, self._notifier = live, notifier
         self._ready = False
         self._told = ""
-        self._state, self._figures_ns = "", 0
+        self._news, self._figures_ns = ("", 0), 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
 
@@ -55,9 +55,9 @@ class Heart:
             fields["READY"] = 1
         if self._notifier.watchdog_s is not None and turned_s < self._notifier.watchdog_s:
             fields["WATCHDOG"] = 1
-        state, now_ns = self._live.state, monotonic_ns()
-        if state != self._state or now_ns - self._figures_ns > FIGURES_S * 1e9:
-            self._state, self._figures_ns = state, now_ns
+        news, now_ns = self._live.news, monotonic_ns()
+        if news != self._news or now_ns - self._figures_ns > FIGURES_S * 1e9:
+            self._news, self._figures_ns = news, now_ns
             line = line_of(self._live.status())
             if line != self._told:
                 self._told = fields["STATUS"] = line

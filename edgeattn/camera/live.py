@@ -144,6 +144,11 @@ class Live:
             return cameras[0].state
         return "starting" if silent_s is None else "silent" if silent_s > SILENT_S else "running"
 
+    @property
+    def news(self) -> tuple[str, int]:
+        """The state, and how often the model was changed: what is worth telling at once."""
+        return self.state, sum(self._exchange.counts.values()) if self._exchange else 0
+
     def status(self) -> dict[str, Any]:
         """What runs, how it goes and how it is shown, as plain JSON values; any thread may ask."""
         pipeline, now, exchange = self.pipeline, self.record.now(), self._exchange

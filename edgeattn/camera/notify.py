@@ -46,7 +46,7 @@ class Notifier:
 
     def reloading(self) -> None:
         """Say that settings are being read anew; READY=1 says when that is over."""
-        self.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000, STATUS="reloading")
+        self.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:

@@ -35,16 +35,30 @@ class Camera:
 
     live = True
 
-    def __init__(self, device: int | str = 0, *, timeout_s: float = TIMEOUT_S, clock: Clock = monotonic_ns) -> None:
-        self.local = isinstance(device, int) or device.isdigit() or device.startswith("/dev/")
+    def __init__(
+        self,
+        device: int | str = 0,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        wait: bool = False,
+        clock: Clock = monotonic_ns,
+    ) -> None:
+        """Name a camera; with `wait`, one that is not plugged in yet is no error in a `Pipeline`, but waited for.
+
+        Raises:
+            SourceError: there is no such device.
+        """
+        self._here = isinstance(device, int) or device.isdigit() or device.startswith("/dev/")
+        self.local = self._here and not wait
         self.timeout_s = timeout_s
         self.fps: float | None = None
         self._device: int | str = int(device) if str(device).isdigit() else device
         self._clock = clock
         self._connection: Connection | None = None
-        self.name = f"camera {device}" if self.local else public_address(str(device))
+        self.name = f"camera {device}" if self._here else public_address(str(device))
         self._node = Path(f"/dev/video{device}" if str(device).isdigit() else str(device))
-        self._check_node()
+        if not wait:
+            self._check_node()
 
     def connect(self, timeout_s: float, silent_s: float) -> Connection:
         """Open once more within `timeout_s`, whatever became of earlier connections; reads wait for `silent_s`.
@@ -80,7 +94,7 @@ class Camera:
             index += 1
 
     def _open(self, timeout_s: float, silent_s: float) -> Connection:
-        if self.local:
+        if self._here:
             self._check_node()
             return open_device(self._device, self.name, timeout_s, self._clock)
         url = str(self._device)
@@ -92,19 +106,20 @@ class Camera:
         return open_stream(url, self.name, timeout_s, silent_s, self._clock)
 
     def _check_node(self) -> None:
-        if self.local and sys.platform == "linux" and not self._node.exists():
+        if self._here and sys.platform == "linux" and not self._node.exists():
             raise SourceError(
                 f"there is no {self.name} ({self._node}); {_cameras()}; a video, folder or stream works as well"
             )
 
 
-def open_source(text: str, *, realtime: bool = False) -> Camera | Video | Folder | TestPattern:
+def open_source(text: str, *, realtime: bool = False, wait: bool = False) -> Camera | Video | Folder | TestPattern:
     """The source that a command line names: a camera, a network stream, a folder, a video, a picture or a test picture.
 
     Args:
         text: as in `0`, `/dev/video2`, `rtsp://camera/1`, `clip.mp4`, `photos/`, `test`; `env:CAMERA` stands for what
             the environment's variable CAMERA says, so that no login is seen among the processes.
         realtime: replay a video live, at its own pace.
+        wait: a local camera that is not there yet is waited for.
 
     Raises:
         SourceError: there is nothing of that name.
@@ -115,7 +130,7 @@ def open_source(text: str, *, realtime: bool = False) -> Camera | Video | Folder
             raise SourceError(f"{text}: the variable {variable} is not set; export {variable}=rtsp://NAME:PASSWORD@...")
         text = os.environ[variable]
     if text.isdigit() or text.startswith("/dev/video") or "://" in text:
-        return Camera(text)
+        return Camera(text, wait=wait)
     path = Path(text).expanduser()
     if text == "test" and not path.exists():
         return TestPattern()

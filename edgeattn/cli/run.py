@@ -163,7 +163,9 @@ def run(
         asked = [*(asked or ()), "mp4"]
     if throughput and shadow is not None:
         raise EdgeAttnError("--shadow needs one inference in flight; leave out --throughput")
-    loaded, sources = load(bundle), [open_source(each, realtime=realtime) for each in source or ["0"]]
+    notifier, hangup = Notifier(), Hangup()
+    patient = notifier.listened_to  # a service is ready, and waits, where a camera is not plugged in yet
+    loaded, sources = load(bundle), [open_source(each, realtime=realtime, wait=patient) for each in source or ["0"]]
     opened = sources[0]
     if collect is not None and len(sources) > 1:
         raise EdgeAttnError("--collect saves one camera's frames; give it one --source")
@@ -195,7 +197,6 @@ def run(
     report: dict[str, Any] = {}
     failed: list[Exception] = []
     environment()  # takes a quarter of a second the first time, which the ending should not
-    notifier, hangup = Notifier(), Hangup()
     if notifier.watchdog_s is not None:
         faulthandler.enable()  # killed for a loop that stands, it says where
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from scripted import BLACK
 
 from edgeattn.camera.capture import Watch, probe_s
 from edgeattn.camera.frame import Frame
+from edgeattn.camera.source import open_source
 from edgeattn.errors import RefusedError, SourceError
 from edgeattn.imaging import Picture
 
@@ -93,6 +95,15 @@ def wait_for(what: Callable[[], bool]) -> None:
 def test_a_local_camera_that_does_not_open_at_the_start_is_an_error() -> None:
     with pytest.raises(SourceError, match="is in use"), Watch(Camera([SourceError("camera 7 is in use")])):
         pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /dev")
+def test_a_local_camera_that_is_not_plugged_in_may_be_waited_for() -> None:
+    with pytest.raises(SourceError, match="there is no camera 97"):
+        open_source("97")
+    with Watch(open_source("97", wait=True)) as watch:
+        assert watch.status.state == "down"
+        assert watch.status.reason.startswith("there is no camera 97")
 
 
 def test_a_network_camera_that_wants_another_login_is_an_error_at_the_start() -> None:

@@ -109,6 +109,8 @@ def test_sighup_takes_a_new_bundle_and_refuses_a_spoilt_one(tmp_path: Path) -> N
             process.send_signal(signal.SIGHUP)
             assert manager.wait_for(lambda message: "RELOADING" in message, since=told)["MONOTONIC_USEC"].isdecimal()
             manager.wait_for(lambda message: "READY" in message, since=told)
+            state = manager.wait_for(lambda message: "STATUS" in message, since=told)["STATUS"]
+            assert ("reload refused: " in state) == (bundle is spoilt)
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=10)
     assert process.returncode == 0
