@@ -47,7 +47,7 @@ def run(
     source: Annotated[
         str,
         typer.Option(
-            help="Camera number, rtsp:// or http:// stream, video, picture, folder; env:NAME reads it from a variable; test."
+            help="Camera number, rtsp:// or http:// stream, gst:PIPELINE, video, picture, folder, test; env:NAME: from a variable."
         ),
     ] = "0",
     engine: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: the fastest here.")] = None,
