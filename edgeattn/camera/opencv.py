@@ -27,6 +27,7 @@ from edgeattn.timing import Clock
 # Nothing is probed: the first keyframe is shown after 0.1 s. With `nobuffer` it would be thrown away, and the next one
 # is a second off.
 _STREAM_OPTIONS = "rtsp_transport;tcp|probesize;32|analyzeduration;0"
+_NEWEST_PICTURE = "! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 _BAD_IN_A_ROW = 4
 _QUICK_NS = 200_000_000
 _OLDEST_NS = 2_000_000_000
@@ -102,7 +103,7 @@ class StreamConnection(OpencvConnection):
         self._open_capture = open_capture
         self._seen_any = False
         self._silent_ns, self._waited_ns = (silent_s - 0.05) * 1e9, 0
-        self._keyframes = Keyframes()
+        self._keyframes, self._tells_keyframes = Keyframes(), capture.getBackendName() == "FFMPEG"
         self._look_after, self._look_again_s = 0.0, _LOOK_AGAIN_S
         self._looking: threading.Thread | None = None
         self._unsure = False  # the last look saw nothing
@@ -129,7 +130,7 @@ class StreamConnection(OpencvConnection):
             self._capture, self._successor = self._successor, None
             self._keyframes = Keyframes()
             return True
-        is_key = self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) > 0
+        is_key = self._tells_keyframes and self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) > 0
         if self._keyframes.out_of_turn(is_key) or (is_key and self._unsure):
             self._look_for_another_size()
         held_back = self._is_held_back(waited_ns)
@@ -217,6 +218,29 @@ def open_stream(url: str, name: str, timeout_s: float, silent_s: float, clock: C
             return cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])
 
     capture = _opened(open_capture(), name, "away, another login, or no video")
+    return StreamConnection(capture, open_capture, name, silent_s, clock)
+
+
+def open_pipeline(pipeline: str, name: str, timeout_s: float, silent_s: float, clock: Clock) -> StreamConnection:
+    """Open what GStreamer makes of a pipeline; what it lacks to give us the newest picture is added.
+
+    Raises:
+        SourceError: this OpenCV has no GStreamer, or the pipeline does not start.
+    """
+    if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+        raise SourceError(
+            f"{name}: this OpenCV is built without GStreamer, as those of pip are; Debian's python3-opencv has it"
+        )
+    open_ms, read_ms = round(1000 * timeout_s), round(1000 * silent_s)
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms]
+    if tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 7):  # Debian 12's knows no limits here
+        limits = []
+    whole = pipeline if "appsink" in pipeline else f"{pipeline} {_NEWEST_PICTURE}"
+
+    def open_capture() -> Any:
+        return cv2.VideoCapture(whole, cv2.CAP_GSTREAMER, limits)
+
+    capture = _opened(open_capture(), name, "away, or not what gst-launch-1.0 runs either; try it there")
     return StreamConnection(capture, open_capture, name, silent_s, clock)
 
 

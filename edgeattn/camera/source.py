@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 from edgeattn.camera.files import Folder, Video
 from edgeattn.camera.frame import Connection, Frame
 from edgeattn.camera.mjpeg import HttpMjpeg, NotMjpegError
-from edgeattn.camera.opencv import open_device, open_stream
+from edgeattn.camera.opencv import open_device, open_pipeline, open_stream
 from edgeattn.camera.pattern import TestPattern
 from edgeattn.errors import SourceError
 from edgeattn.imaging import HEIC_SUFFIXES, SUFFIXES
@@ -26,7 +26,7 @@ TIMEOUT_S = 1.0
 
 
 class Camera:
-    """A local camera (`0`, `/dev/video0`) or a network stream (`rtsp://`, `http://`): frames when they come.
+    """A local camera (`0`, `/dev/video0`), a network stream (`rtsp://`, `http://`), or what GStreamer gives (`gst:PIPELINE`).
 
     In a `Pipeline` it is reconnected for as long as it takes. Iterated by itself it is one connection, which raises
     `SourceError` when it breaks off, ends, or stays silent for `timeout_s`; likewise when it does not open. The age of
@@ -55,7 +55,10 @@ class Camera:
         self._device: int | str = int(device) if str(device).isdigit() else device
         self._clock = clock
         self._connection: Connection | None = None
+        self._pipeline = str(device).removeprefix("gst:") if str(device).startswith("gst:") else None
         self.name = f"camera {device}" if self._here else public_address(str(device))
+        if self._pipeline:
+            self.name = f"gst:{self._pipeline.partition(' ')[0]}"  # what follows may be a password
         self._node = Path(f"/dev/video{device}" if str(device).isdigit() else str(device))
         if not wait:
             self._check_node()
@@ -97,6 +100,8 @@ class Camera:
         if self._here:
             self._check_node()
             return open_device(self._device, self.name, timeout_s, self._clock)
+        if self._pipeline:
+            return open_pipeline(self._pipeline, self.name, timeout_s, silent_s, self._clock)
         url = str(self._device)
         if url.lower().startswith("http://"):
             try:
@@ -117,7 +122,8 @@ def open_source(text: str, *, realtime: bool = False, wait: bool = False) -> Cam
 
     Args:
         text: as in `0`, `/dev/video2`, `rtsp://camera/1`, `clip.mp4`, `photos/`, `test`; `env:CAMERA` stands for what
-            the environment's variable CAMERA says, so that no login is seen among the processes.
+            the environment's variable CAMERA says, so that no login is seen among the processes; `gst:PIPELINE` for
+            cameras that only GStreamer reads, where this OpenCV has it.
         realtime: replay a video live, at its own pace.
         wait: a local camera that is not there yet is waited for.
 
@@ -129,7 +135,7 @@ def open_source(text: str, *, realtime: bool = False, wait: bool = False) -> Cam
         if not os.environ.get(variable):
             raise SourceError(f"{text}: the variable {variable} is not set; export {variable}=rtsp://NAME:PASSWORD@...")
         text = os.environ[variable]
-    if text.isdigit() or text.startswith("/dev/video") or "://" in text:
+    if text.isdigit() or text.startswith(("/dev/video", "gst:")) or "://" in text:
         return Camera(text, wait=wait)
     path = Path(text).expanduser()
     if text == "test" and not path.exists():

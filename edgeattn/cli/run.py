@@ -54,8 +54,8 @@ def run(
     source: Annotated[
         list[str] | None,
         typer.Option(
-            help="Camera number (default: 0), rtsp:// or http:// stream, video, picture, folder; env:NAME reads it from a "
-            "variable; test. Several cameras: --source A --source B.",
+            help="Camera number (default: 0), rtsp:// or http:// stream, gst:PIPELINE, video, picture, folder, test; env:NAME: "
+            "from a variable. Several cameras: --source A --source B.",
             show_default=False,
         ),
     ] = None,

@@ -129,6 +129,14 @@ def test_a_stream_that_refuses_is_named_without_its_password(capfd: pytest.Captu
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.skipif(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER), reason="this OpenCV has GStreamer")
+def test_a_pipeline_without_gstreamer_is_named_without_its_password() -> None:
+    source = open_source("gst:rtspsrc location=rtsp://me:secret@camera/ latency=0 ! decodebin")
+    with pytest.raises(SourceError, match="gst:rtspsrc: this OpenCV is built without GStreamer") as caught, source:
+        pass
+    assert "secret" not in str(caught.value)
+
+
 def test_the_command_lines_text_decides(tmp_path: Path, video: Path) -> None:
     picture = tmp_path / "one.PNG"
     cv2.imwrite(str(picture), np.zeros((9, 9, 3), np.uint8))

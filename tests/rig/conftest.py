@@ -16,8 +16,11 @@ Waits = dict[str, subprocess.Popen[str]]
 def waits(request: pytest.FixtureRequest) -> Iterator[Waits]:
     """Each of the long faults that were asked for, in a process of its own."""
     asked = [item.callspec.params["name"] for item in request.session.items if item.path.name == "test_waits.py"]
-    command, pipes = [sys.executable, Path(__file__).with_name("waits.py")], {"stdout": -1, "stderr": -2, "text": True}
-    begun = {name: subprocess.Popen([*command, name], **pipes) for name in asked}
+    program = [sys.executable, str(Path(__file__).with_name("waits.py"))]
+    begun = {
+        name: subprocess.Popen([*program, name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for name in asked
+    }
     yield begun
     for process in begun.values():
         with process:
