@@ -53,6 +53,15 @@ def profile(
     blocks: Annotated[
         bool, typer.Option("--blocks", help="A line for every attention block, and what the net gains without it.")
     ] = False,
+    matrix: Annotated[
+        bool,
+        typer.Option(
+            "--matrix", help="Every artefact of a bundle or a folder of bundles, at one thread and at all cores."
+        ),
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="With --matrix: labelled pictures, for the accuracy of each.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Inferences, frames or starts an artefact.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="How long to measure altogether.")] = None,
     budget: Annotated[
@@ -81,6 +90,11 @@ def profile(
     from edgeattn.profiling.budgets import judge, read_budget, rests_on
     from edgeattn.profiling.table import render
 
+    if matrix:
+        from edgeattn.cli.matrix import matrix as measure_matrix
+
+        measure_matrix(_folder_of(bundle), threads, data, json, html)
+        return
     if _holds_bundles(bundle):
         _prices(bundle, json)
         return
@@ -145,6 +159,13 @@ def _write_others(
         from edgeattn.profiling.markdown import markdown_of
 
         write_text(markdown, markdown_of(report, [each.line for each in judged]))
+
+
+def _folder_of(bundle: str) -> Path:
+    """A folder of bundles, or a bundle's, which may be the zoo's."""
+    from edgeattn.bundle import load
+
+    return Path(bundle) if _holds_bundles(bundle) else load(bundle).path
 
 
 def _holds_bundles(folder: str) -> bool:

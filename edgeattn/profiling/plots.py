@@ -64,6 +64,37 @@ def windows(series: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
     return _frame(drawn, list(series), top, [(0, "0"), (1, f"{longest:.0f} s")])
 
 
+def scatter(points: Sequence[tuple[float, float, str, bool]], x_name: str, y_name: str) -> Markup:
+    """Points (x, y, name, filled) over axes that fit them; x is logarithmic, as times differ by factors."""
+    low, high = (f(x for x, *_ in points) for f in (min, max))
+    least, most = (f(y for _, y, *_ in points) for f in (min, max))
+    margin = 0.1 * (most - least) or 1.0
+    least, most, span = least - margin, most + margin, math.log(high / low) or 1.0
+    inside = [
+        f'<line x1="{LEFT}" x2="{WIDTH - 8}" y1="{_y(v):.1f}" y2="{_y(v):.1f}" stroke="currentColor" stroke-opacity=".15"/>'
+        f'<text x="{LEFT - 5}" y="{_y(v) + 4:.1f}" text-anchor="end">{number(least + v * (most - least))}</text>'
+        for v in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    ends = ((0.0, f"{number(low)} {x_name}", "start"), (1.0, f"{number(high)} {x_name}", "end"))
+    inside += [
+        f'<text x="{_x(x):.1f}" y="{HEIGHT - 12}" text-anchor="{a}">{escape(text)}</text>' for x, text, a in ends
+    ]
+    inside.append(f'<text x="{LEFT}" y="13">{escape(y_name)}</text>')
+    for x, y, name, filled in points:
+        at = _x(math.log(x / low) / span), _y((y - least) / (most - least))
+        inside.append(
+            f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="5" fill="{COLOURS[0] if filled else "none"}" stroke="{COLOURS[0]}">'
+            f"<title>{escape(name)}: {number(x)} {escape(x_name)}, {number(y)} {escape(y_name)}</title></circle>"
+        )
+        if filled:
+            side = "end" if at[0] > WIDTH / 2 else "start"
+            inside.append(
+                f'<text x="{at[0] + (-9 if side == "end" else 9):.1f}" y="{at[1] + 4:.1f}" text-anchor="{side}">'
+                f"{escape(name)}</text>"
+            )
+    return _svg("".join(inside), HEIGHT)
+
+
 def waterfall(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> Markup:
     """Bars of stages one behind the other: a row a name, each a list of (stage, ms)."""
     longest = max((sum(ms for _, ms in stages) for _, stages in rows), default=1.0) or 1.0

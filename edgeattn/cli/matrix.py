@@ -1,0 +1,100 @@
+"""`edgeattn profile DIR --matrix`: which artefact, at how many threads, is quickest here, and at what accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from edgeattn.cli.common import say, write_json, write_text
+from edgeattn.cli.prices import print_whole, steps_bar
+
+if TYPE_CHECKING:
+    from edgeattn.bundle import Bundle
+    from edgeattn.profiling.matrix import Entry
+
+Accuracies = dict[tuple[str, str, str], float]
+"""Share of right answers by digest, engine and precision."""
+
+
+def matrix(folder: Path, threads: int | None, data: Path | None, json: Path | None, html: Path | None) -> None:
+    """Measure, and show the table; Ctrl-C keeps what was measured, and the next call goes on from there."""
+    from edgeattn.engines import default_threads
+    from edgeattn.profiling.matrix import SCHEMA, Matrix, bundles_of, memory_of
+    from edgeattn.timing import environment, monotonic_ns, pressure
+
+    bundles, memory = bundles_of(folder), memory_of(folder)
+    measured = Matrix(bundles, [threads] if threads else sorted({1, default_threads()}), memory)
+    before, stopped = pressure.read(monotonic_ns), False
+    try:
+        with steps_bar() as bar:
+            task = bar.add_task(f"{len(measured)} cells", total=None)
+            for done, total in measured.measure():
+                bar.update(task, completed=done, total=total)
+    except KeyboardInterrupt:
+        stopped = True
+    entries = measured.entries(_accuracies(bundles, data) if data and not stopped else None)
+    waited = pressure.read(monotonic_ns).waited_share(before)
+    print_whole(_table(entries))
+    if waited is not None and waited > 0.05:
+        say(f"tasks waited for a core {waited:.0%} of the time: rounds fall under the same weather, but trust no ms")
+    say(f"measured: {memory} (what stands there is not measured again; remove it to start anew)")
+    report = {"schema": SCHEMA, "cells": [entry.json() for entry in entries], "environment": environment()}
+    write_json(json, report | {"stopped_early": stopped, "waited_share": waited})
+    if html:
+        write_text(html, _page(folder, entries))
+    for path in (json, html):
+        if path:
+            say(f"report: {path}")
+
+
+def _accuracies(bundles: list[Bundle], data: Path) -> Accuracies:
+    """Each artefact on labelled pictures."""
+    from edgeattn.datasets.labelled import labelled_pictures
+    from edgeattn.deploy.verify import verify
+    from edgeattn.imaging import read_picture
+
+    found: Accuracies = {}
+    for bundle in bundles:
+        samples = labelled_pictures(data, bundle.spec.labels)
+        say(f"{bundle.name}: answering {len(samples)} pictures")
+        report = verify(bundle, [(read_picture(sample.path), sample.label) for sample in samples])
+        found |= {(bundle.digest(), r.engine, r.precision): r.top1 for r in report.results if r.top1 is not None}
+    return found
+
+
+def _table(entries: list[Entry]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for place, name in enumerate(("bundle", "engine", "precision", "threads", "ms", "rounds from", "to", "top-1", "")):
+        table.add_column(name, justify="left" if place < 3 or place == 8 else "right", no_wrap=True)
+    for entry in entries:
+        cell, of = entry.cell, entry.ms or (entry.median_ms,)
+        times = [f"{ms:.2f}" for ms in (entry.median_ms, min(of), max(of))]
+        top1 = f"{entry.top1:.1%}" if entry.top1 is not None else "-"
+        note = entry.failure or ("nothing quicker is as accurate" if entry.best and entry.top1 is not None else "")
+        table.add_row(cell.bundle, cell.engine, cell.precision, str(cell.threads), *times, top1, note)
+    return table
+
+
+def _page(folder: Path, entries: list[Entry]) -> str:
+    import jinja2
+
+    from edgeattn.profiling.plots import scatter
+
+    known = [entry for entry in entries if entry.ms and entry.top1 is not None]
+    points = [
+        (
+            e.median_ms,
+            100 * (e.top1 or 0),
+            f"{e.cell.bundle} {e.cell.engine} {e.cell.precision}, {e.cell.threads} threads",
+            e.best,
+        )
+        for e in known
+    ]
+    template = Path(__file__).with_name("matrix.html.jinja").read_text(encoding="utf-8")
+    rows = [
+        [e.cell.bundle, e.cell.engine, e.cell.precision, e.cell.threads, e.median_ms, e.top1, e.best] for e in entries
+    ]
+    plot = scatter(points, "ms", "top-1, %") if points else None
+    return jinja2.Environment(autoescape=True).from_string(template).render(folder=folder, rows=rows, plot=plot)
