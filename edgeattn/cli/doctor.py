@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from edgeattn.camera.v4l2 import formats
 from edgeattn.cli.common import console, write_json
+from edgeattn.cli.v4l2 import formats
 from edgeattn.timing.environment import BYTE_PRODUCTS
 from edgeattn.timing.sensors import Sensors, read
 

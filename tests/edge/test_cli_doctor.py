@@ -10,8 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from edgeattn import _cv2
-from edgeattn.camera.v4l2 import formats
 from edgeattn.cli.doctor import Finding, _camera_name, _cameras, _cores, _governor, _heat, _int8, _load, doctor, examine
+from edgeattn.cli.v4l2 import formats
 from edgeattn.timing import environment
 from edgeattn.timing.sensors import Sensors
 
