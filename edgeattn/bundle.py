@@ -123,17 +123,20 @@ def load(name: str | Path) -> Bundle:
     return Bundle(path, contents.spec, contents.artefacts, contents.provenance, contents.sha256)
 
 
-def still(bundle: Bundle) -> Bundle:
-    """The bundle itself, if its folder still holds it: files that were not opened before are of the same model.
+def check_unchanged(bundle: Bundle, artefact: Artefact) -> None:
+    """Check that a file which is opened only now is the one of this bundle, and not of another that lies there since.
 
     Raises:
-        BundleError: another one lies there, or none.
+        BundleError: it is another one, or gone.
     """
-    if not load(bundle.path).is_same(bundle):
-        raise BundleError(
-            f"{bundle.path} holds another bundle than when it was opened; take it with SIGHUP, or start again"
-        )
-    return bundle
+    for file in _files_of(artefact):
+        try:
+            _check_file(bundle.path, file, bundle.sha256[file])
+        except BundleError as error:
+            raise BundleError(
+                f"{bundle.path}: {file} is not what it was when the bundle was opened; take what is there with SIGHUP, or "
+                "start again"
+            ) from error
 
 
 def find(name: str | Path) -> Path:

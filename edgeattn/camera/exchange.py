@@ -16,13 +16,13 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-from edgeattn.bundle import Bundle, load, still
+from edgeattn.bundle import Bundle, check_unchanged, load
 from edgeattn.camera.model import Model, blank_input, described, open_model
 from edgeattn.camera.notify import Notifier
 from edgeattn.camera.pipeline import Pipeline
 from edgeattn.engines import held
 from edgeattn.engines.choose import AGREEMENT, golden_agreement, makers_agreement
-from edgeattn.errors import GateError
+from edgeattn.errors import BundleError, GateError
 from edgeattn.tasks import decode
 
 KEPT = 20
@@ -119,12 +119,13 @@ class Exchange:
     def _fall_back(self, drifting: Model, reason: str) -> str:
         if self._pipeline.model is not drifting:
             return "too late"
-        bundle = still(drifting.bundle)
-        engines = [each.engine for each in held(bundle, precisions=["float"])]
-        engine = drifting.engine.name if drifting.engine.name in engines else None
-        model = self._checked(
-            bundle, self._pipeline.options | {"engine": engine, "precision": "float", "device": "CPU"}
-        )
+        bundle = drifting.bundle
+        floats = sorted(held(bundle, precisions=["float"]), key=lambda each: each.engine != drifting.engine.name)
+        if not floats:
+            raise BundleError(f"{bundle.path} holds no float model that could take over; make it with: edgeattn export")
+        check_unchanged(bundle, floats[0])
+        chosen = {"engine": floats[0].engine, "precision": "float", "device": "CPU"}
+        model = self._checked(bundle, self._pipeline.options | chosen)
         self._pipeline.swap(model).engine.close()
         self.fallback = reason
         self._say(f"float has taken over: {described(model.engine, 'as --fallback asks')}; SIGHUP goes back")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edgeattn.bundle import Bundle, still
+from edgeattn.bundle import Bundle, check_unchanged
 from edgeattn.camera.drift import Drift, maps_of
 from edgeattn.camera.model import Model, blank_input
 from edgeattn.camera.pipeline import Result
@@ -138,7 +138,7 @@ class Shadow:
         if self._engine is not None:
             self._engine.close()
         bundle = model.bundle
-        self._engine = open_reference(still(bundle), maps=bool(bundle.spec.maps))
+        self._engine = open_reference(bundle, maps=bool(bundle.spec.maps))
         self._engine.infer(blank_input(bundle.spec))
         self._drift, self._failed, self._bundle = Drift(bundle), False, bundle
 
@@ -170,6 +170,7 @@ def open_reference(bundle: Bundle, *, maps: bool) -> Engine:
     failures = []
     for artefact in sorted(held(bundle, precisions=["float"]), key=lambda each: each.engine != "onnxruntime"):
         try:
+            check_unchanged(bundle, artefact)
             return open_artefact(bundle, artefact, threads=1, maps=maps)
         except EdgeAttnError as error:
             failures.append(str(error))

@@ -238,17 +238,22 @@ def test_float_takes_over_and_a_reload_goes_back(link: Path) -> None:
         assert run.live.status()["fallback"] is None
 
 
-def test_float_of_another_bundle_does_not_take_over(tmp_path: Path) -> None:
-    """The folder holds another bundle by now, of which nobody has been told."""
+def test_only_the_float_file_that_was_opened_takes_over(tmp_path: Path) -> None:
+    """Other files of the folder may have changed by now, and nobody was told."""
     path = tiny.bundle(tmp_path / "signs.edgeattn", int8=tiny.int8_model()).path
+    whole = (path / "float.onnx").read_bytes()
     with running(path, precision="int8") as run:
-        tiny.bundle(path, int8=tiny.int8_model(), spec=GERMAN)
+        (path / "float.onnx").write_bytes(whole + b"\0")
+        (path / "int8.onnx").write_bytes(b"spoilt meanwhile")
         run.exchange.fall_back(run.pipeline.model, "drift")
         until(lambda: bool(run.exchange.changes))
         assert run.exchange.changes[-1]["outcome"] == "refused"
-        assert "holds another bundle than when it was opened" in run.exchange.changes[-1]["reason"]
-        assert run.reload()["outcome"] == "taken"
-        assert {result.prediction.label for result in run.wait_for_frames()} <= set(GERMAN.labels)
+        assert "float.onnx is not what it was when the bundle was opened" in run.exchange.changes[-1]["reason"]
+        (path / "float.onnx").write_bytes(whole)
+        run.exchange.fall_back(run.pipeline.model, "drift")
+        until(lambda: len(run.exchange.changes) == 2)
+        assert run.exchange.changes[-1]["outcome"] == "taken"
+        assert {result.model.engine.precision for result in run.wait_for_frames()} == {"float"}
 
 
 def test_while_no_frame_comes_a_bundle_is_taken_too(link: Path, bundles: dict[str, Bundle]) -> None:
