@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -40,7 +41,12 @@ def plain(url: str, infer_ms: float) -> Iterator[np.ndarray]:
         yield read[1]
 
 
-def edgeattn(url: str, infer_ms: float) -> Iterator[np.ndarray]:
+def fresh(url: str, infer_ms: float) -> Iterator[np.ndarray]:
+    """Ours, with `--policy fresh`."""
+    return edgeattn(url, infer_ms, "fresh")
+
+
+def edgeattn(url: str, infer_ms: float, policy: Any = "latest") -> Iterator[np.ndarray]:
     import tiny
 
     from edgeattn.bundle import Bundle
@@ -48,7 +54,8 @@ def edgeattn(url: str, infer_ms: float) -> Iterator[np.ndarray]:
     from edgeattn.engines.fake import FakeEngine
 
     engine = FakeEngine({"logits": np.zeros((1, 3), np.float32)}, infer_ms)
-    with Pipeline(Bundle(Path("nowhere"), tiny.SPEC, ()), Camera(url), opened_engine=engine) as pipeline:
+    bundle = Bundle(Path("nowhere"), tiny.SPEC, ())
+    with Pipeline(bundle, Camera(url), opened_engine=engine, policy=policy) as pipeline:
         for result in pipeline:
             yield result.frame.picture
 
@@ -70,7 +77,7 @@ def supervision(url: str, infer_ms: float) -> Iterator[np.ndarray]:
 
 
 ARMS: dict[str, Callable[[str, float], Iterator[np.ndarray]]] = {
-    each.__name__: each for each in (plain, edgeattn, ultralytics, supervision)
+    each.__name__: each for each in (plain, edgeattn, fresh, ultralytics, supervision)
 }
 
 
