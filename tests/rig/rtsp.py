@@ -126,7 +126,9 @@ class _Server:
         self._on_main_loop(lambda: self._server.client_filter(lambda *_: self._remove))
 
     def refuse(self, seconds: float) -> None:
-        self._on_main_loop(lambda: self._glib.source_remove(self._door))
+        if self._door:
+            self._on_main_loop(lambda: self._glib.source_remove(self._door))
+            self._door = 0
         self.hang_up()
         self._glib.timeout_add(round(1000 * seconds), self._reopen)
 
@@ -150,7 +152,7 @@ class _Server:
         done.wait(5)
 
     def _reopen(self) -> bool:
-        self._door = self._server.attach(None)
+        self._door = self._door or self._server.attach(None)
         return False
 
     def _count(self, *_: Any) -> None:

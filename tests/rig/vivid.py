@@ -2,7 +2,7 @@
 
     python tests/rig/vivid.py            (two minutes; not part of the test suite; pytest's options may follow: -rP)
 
-Wants `apt-get install --no-install-recommends qemu-system-x86 v4l-utils`. The kernel's package and busybox are fetched,
+Wants `apt-get install --no-install-recommends qemu-system-x86`. The kernel's package and busybox are fetched,
 not installed. The machine sees this one's files, to read: so Python, the environment that runs this and the checkout
 are just there. It runs `v4l2_checks.py`, and its exit code is that of pytest.
 """
