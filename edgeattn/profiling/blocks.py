@@ -15,6 +15,7 @@ from edgeattn.bundle import Bundle
 from edgeattn.engines.base import Array, Engine, Layer
 from edgeattn.engines.onnxruntime import FLOAT, INTEGER
 from edgeattn.engines.openvino import COMPUTING
+from edgeattn.errors import BundleError
 
 ATTENTION = "attention"
 """All attention blocks together."""
@@ -84,9 +85,14 @@ def measure_blocks(bundle: Bundle, engine: Engine, image: Array) -> Blocks:
     """Time the parts of an open engine's model.
 
     Raises:
+        BundleError: no operator bears the name of an attention block.
         EngineError: the engine does not tell the times of parts.
     """
     names = [each.block for each in bundle.spec.maps]
+    if not any(part_of(name, names) in names for layer in engine.layers for name in layer.names):
+        raise BundleError(
+            "no operator bears the name of an attention block (exported by an older edgeattn? export it again)"
+        )
     counted = engine.count(image, lambda nodes, reads: group(nodes, reads, names))
     total = sum(counted.ms.values())
     fused = _fused(counted.nodes, counted.groups, names)
