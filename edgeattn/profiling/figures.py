@@ -56,6 +56,8 @@ def latency_rows(report: Report) -> list[Row]:
     if report.mode != "cold":
         rows.append(Row("first inference", [number(r.first_ms) for r in results]))
         rows.append(Row("load", [number(r.load_ms) for r in results]))
+        if any(r.details.get("compile_ms") for r in results):
+            rows.append(Row("  of it compiling", [number(r.details.get("compile_ms")) for r in results]))
     if any(r.memory for r in results):
         rows.append(Row("RSS alone, MB", [number(r.memory.get("rss_mb")) for r in results]))
         rows.append(Row("PSS alone, MB", [number(r.memory.get("pss_mb")) for r in results]))

@@ -160,24 +160,31 @@ def throughput(bench: Bench, plan: Plan) -> Iterator[float]:
         streams = max(1, usable_cores() // contender.engine.threads)
         crew = [contender.engine, *(bench.another(contender) for _ in range(streams - 1))]
         began_ns, done = bench.clock(), 0.0
-        with _Streams(bench, crew) as running:
-            while done < 1.0:
-                bench.sleep(0.05)
-                done = plan.share(running.count, (bench.clock() - began_ns) / 1e9, of=of)
-                yield (place + min(done, 0.999)) / of
-        ended_ns = bench.clock()
+        running = _Streams(bench, crew)
+        try:
+            with running:
+                while done < 1.0:
+                    bench.sleep(0.05)
+                    done = plan.share(running.count, (bench.clock() - began_ns) / 1e9, of=of)
+                    yield (place + min(done, 0.999)) / of
+        finally:  # Ctrl-C keeps what there is
+            _note_streams(contender, running, streams, began_ns, bench.clock())
         if running.error:
             raise running.error
-        ends_ns = np.asarray([end for _, end in running.passes])
-        contender.latencies_ns += [end - start for start, end in running.passes]
-        rates = np.sort(np.histogram(ends_ns, bins=20, range=(began_ns, ended_ns))[0] * 20e9 / (ended_ns - began_ns))
-        low, high = order_ranks(20, 50) or (1, 20)
-        contender.more |= {
-            "streams": streams,
-            "throughput_fps": 1e9 * len(running.passes) / (ended_ns - began_ns),
-            "throughput_interval_fps": [float(rates[low - 1]), float(rates[high - 1])],
-        }
         yield (place + 1) / of
+
+
+def _note_streams(contender: Contender, running: _Streams, streams: int, began_ns: int, ended_ns: int) -> None:
+    """Inferences a second, with the interval of their median over twenty parts of the time."""
+    contender.latencies_ns += [end - start for start, end in running.passes]
+    ends_ns = np.asarray([end for _, end in running.passes])
+    rates = np.sort(np.histogram(ends_ns, bins=20, range=(began_ns, ended_ns))[0] * 20e9 / (ended_ns - began_ns))
+    low, high = order_ranks(20, 50) or (1, 20)
+    contender.more |= {
+        "streams": streams,
+        "throughput_fps": 1e9 * len(running.passes) / (ended_ns - began_ns),
+        "throughput_interval_fps": [float(rates[low - 1]), float(rates[high - 1])],
+    }
 
 
 class _Streams:

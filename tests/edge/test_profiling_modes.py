@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,25 @@ def test_throughput_of_an_engine_that_fails(tiny_bundle: Bundle, monkeypatch: py
     monkeypatch.setattr(FakeEngine, "infer", infer)
     with pytest.raises(EngineError, match="out of memory"):
         profile(tiny_bundle, mode="throughput", seconds=0.2, engine="openvino")
+
+
+def test_throughput_stopped_by_ctrl_c_keeps_what_there_is(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, lambda n: 1.0, Clock())
+    naps = itertools.count()
+
+    def interrupted(seconds: float) -> None:
+        time.sleep(seconds)
+        if next(naps) == 3:
+            raise KeyboardInterrupt
+
+    one = {"engine": "openvino", "precision": "float"}
+    with Profiler(tiny_bundle, mode="throughput", seconds=60.0, sleep=interrupted, **one) as profiler:
+        with pytest.raises(KeyboardInterrupt):
+            list(profiler)
+        report = profiler.report()
+    assert report.stopped_early
+    assert report.results[0].throughput_fps
+    assert report.results[0].latencies_ms.size > 0
 
 
 def test_cold_starts_real_processes(tiny_bundle: Bundle) -> None:

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
-pytest.importorskip("hdrh")
-
 from edgeattn.errors import ExtraMissingError
 from edgeattn.timing.histogram import Histogram
 from edgeattn.timing.statistics import PERCENTILES, intervals, summary
+
+pytestmark = pytest.mark.skipif(find_spec("hdrh") is None, reason="needs the extra long")
 
 
 def test_figures_are_those_of_the_raw_values() -> None:
