@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import os
 import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeattn.bundle import sha256
 from edgeattn.engines.base import (
     Array,
     Counted,
     Grouping,
     Layer,
+    cache_dir,
     check_image,
     check_outputs,
     checked_threads,
@@ -23,8 +30,10 @@ from edgeattn.engines.base import (
     executed,
     wanted_outputs,
 )
+from edgeattn.engines.kept import keep, recall
 from edgeattn.errors import EngineError
 from edgeattn.spec import Spec
+from edgeattn.timing.environment import processor_key
 
 if TYPE_CHECKING:
     import onnx
@@ -56,6 +65,19 @@ UNWANTED_OPTIMIZERS = ["WeightBiasQuantization"]
 """It quantizes, unasked and per tensor, what the quantizer left in float."""
 
 
+KEPT = "onnxruntime"
+"""Folder in the cache: models that were cut, and what was made of graphs."""
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """Layers, as they are kept."""
+
+    names: tuple[tuple[str, ...], ...]
+    kinds: tuple[str, ...]
+    precisions: tuple[str, ...]
+
+
 class OnnxRuntimeEngine:
     """Runs an ONNX file with ONNX Runtime's CPU provider."""
 
@@ -85,9 +107,7 @@ class OnnxRuntimeEngine:
         self._outputs = wanted_outputs(spec, maps=maps)
         self._model: str | bytes = str(file)
         try:
-            if spec.maps and not maps:
-                self._model = only_outputs(file, self._outputs)
-            self._session: Any = self._open(self._model)
+            self._session: Any = self._open_cut() if spec.maps and not maps else self._open(self._model)
         except EngineError:
             raise
         except Exception as error:
@@ -187,7 +207,16 @@ class OnnxRuntimeEngine:
     def layers(self) -> tuple[Layer, ...]:
         """As `base.Engine.layers`, of the graph as ONNX Runtime optimized it."""
         if self._layers is None:
-            self._layers = self._named(self._optimized())
+            key = {
+                "model": sha256(self._file), "outputs": self._outputs, "version": self.details["version"],
+                "processor": processor_key(),
+            }  # fmt: skip
+            known = recall(KEPT, key, _Graph)
+            if known is None:
+                found = self._named(self._optimized())
+                known = _Graph(*(tuple(each) for each in zip(*found, strict=True)))
+                keep(KEPT, key, known)
+            self._layers = tuple(map(Layer, known.names, known.kinds, known.precisions))
         return self._layers
 
     @property
@@ -221,6 +250,15 @@ class OnnxRuntimeEngine:
         return onnxruntime.InferenceSession(
             model, options, providers=["CPUExecutionProvider"], disabled_optimizers=UNWANTED_OPTIMIZERS
         )
+
+    def _open_cut(self) -> Any:
+        """A session without the attention maps; what the cache holds is made anew where it is spoilt."""
+        self._model = _cut(self._file, self._outputs)
+        if isinstance(self._model, str):
+            with contextlib.suppress(Exception):
+                return self._open(self._model)
+            self._model = only_outputs(self._file, self._outputs)
+        return self._open(self._model)
 
     def _session_options(self) -> Any:
         import onnxruntime
@@ -263,6 +301,26 @@ def _layer(node: onnx.NodeProto, made: Mapping[str, str]) -> Layer:
     quantized = kind in INTEGER or kind.startswith("QLinear")
     precision = "int8" if quantized else "convert" if kind in CONVERTING else "f32"
     return Layer((made.get(name.removesuffix("_nchwc"), name),), kind, precision)
+
+
+def _cut(file: Path, outputs: Sequence[str]) -> str | bytes:
+    """The model with these outputs alone, out of the cache where it can be: then `onnx`, 13 MB of memory, is not needed."""
+    root = cache_dir()
+    if root is None:
+        return only_outputs(file, outputs)
+    name = hashlib.sha256(json.dumps([sha256(file), list(outputs)]).encode()).hexdigest()[:24]
+    kept = root / KEPT / f"{name}.onnx"
+    if not kept.is_file():
+        model = only_outputs(file, outputs)
+        partial = kept.with_name(f".{kept.name}.{os.getpid()}")
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(model)
+            partial.replace(kept)
+        except OSError:  # a full disk is no reason not to run
+            partial.unlink(missing_ok=True)
+            return model
+    return str(kept)
 
 
 def only_outputs(file: Path, outputs: Sequence[str]) -> bytes:

@@ -16,6 +16,7 @@ from onnx import helper
 
 from edgeattn.bundle import Bundle
 from edgeattn.engines import default_threads, open_artefact, open_engine
+from edgeattn.engines.base import Layer
 from edgeattn.engines.fake import FakeEngine
 from edgeattn.engines.onnxruntime import OnnxRuntimeEngine, only_outputs
 from edgeattn.engines.openvino import OpenVinoEngine, openvino_core
@@ -336,3 +337,24 @@ def test_importing_engines_loads_none_of_them() -> None:
 
 def _float_bytes() -> bytes:
     return bytes(tiny.float_model().SerializeToString())
+
+
+def test_what_the_cache_holds_of_a_model_is_used_and_made_anew_where_it_is_spoilt(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEATTN_CACHE", str(tmp_path))
+    image = tiny_bundle.golden()["inputs"][:1]
+
+    def answer() -> tuple[np.ndarray, tuple[Layer, ...]]:
+        engine = open_engine(tiny_bundle, engine="onnxruntime", precision="float")
+        return engine.infer(image)["logits"], engine.layers
+
+    first = answer()
+    (kept,) = (tmp_path / "onnxruntime").glob("*.onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)  # from the second start on it is not needed
+    second = answer()
+    np.testing.assert_array_equal(first[0], second[0])
+    assert first[1] == second[1]
+    monkeypatch.delitem(sys.modules, "onnx")
+    kept.write_bytes(b"spoilt")
+    np.testing.assert_array_equal(first[0], answer()[0])
