@@ -1,17 +1,17 @@
 """Did it get slower? Two profiles that were written to JSON, or two bundles that are measured here in turns.
 
 In turns, both meet the same weather, and which comes first is drawn by lot: were they alike, each would be ahead as often
-as behind. The interval of the median ratio of the turns then misses 1 as seldom as its confidence says, however restless
-the machine. A turn counts by the fastest of its burst, since what disturbs only ever adds. Where memory happens to lie can
-make one of two equal engines a percent or two faster for as long as it is open: so they are opened anew several times, and
-a difference has to show each time. Measured apart, one of them may have met a slower machine, which no interval knows: the
-bounds are wider.
+as behind, however restless the machine. A turn counts by the fastest of its burst, since what disturbs only ever adds. Where
+memory happens to lie can make one of two equal engines some percent faster for as long as it is open: so they are opened
+anew several times, and the interval is over these rounds. Measured apart, one of them may have met a slower machine, which
+no interval knows: the bounds are wider.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,22 +20,25 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeattn import engines
 from edgeattn.bundle import Bundle
 from edgeattn.errors import DataError, SpecError
+from edgeattn.evaluation.significance import paired_interval
 from edgeattn.profiling import frames
 from edgeattn.profiling.bench import Bench, Contender
 from edgeattn.profiling.identity import machine_of, model_of
 from edgeattn.profiling.modes import BURST, burst
 from edgeattn.profiling.report import SCHEMA as PROFILE_SCHEMA
+from edgeattn.spec import Artefact
 from edgeattn.timing import NS_PER_MS, Clock, environment, monotonic_ns
 from edgeattn.timing.statistics import Ratio, bootstrap_ratio, paired_ratio
 
 SCHEMA = "edgeattn.compare/1"
 SECONDS = 20.0
 """How long two bundles are measured, unless told otherwise."""
-ROUNDS = 5
+ROUNDS = 6
 """How often their engines are opened anew."""
 FEWEST = 6
 """Turns or samples below which nothing is said."""
@@ -185,7 +188,8 @@ class Duel:
 
     def __iter__(self) -> Iterator[float]:
         for number in range(self._rounds):
-            with _Pair(self._bundles, self._artefacts, self._threads, self._clock) as (before, after):
+            sides = (0, 1) if number % 2 else (1, 0)  # of two equal engines the one that is opened last is often faster
+            with _Pair(self._bundles, self._artefacts, sides, self._threads, self._clock) as (before, after):
                 began_ns, share = self._clock(), 0.0
                 while share < 1.0:
                     self._turn(before, after, number)
@@ -203,13 +207,9 @@ class Duel:
         for name, turns in self._turns.items():
             if len(turns) >= FEWEST:
                 before, after, rounds = np.asarray(turns).T
-                ratio = paired_ratio(after, before)
-                each = [float(np.median(after[rounds == i] / before[rounds == i])) for i in np.unique(rounds)]
-                verdict = judge(ratio, IN_TURNS)
-                if verdict in ("faster", "slower") and not (min(each) > 1 or max(each) < 1):
-                    verdict = "too noisy"
+                ratio = _over_rounds(after / before, rounds)
                 medians = float(np.median(before)), float(np.median(after))
-                found.append(Difference(name, *medians, ratio, len(turns) * BURST, verdict))
+                found.append(Difference(name, *medians, ratio, len(turns) * BURST, judge(ratio, IN_TURNS)))
         if not found:
             raise DataError(f"stopped before {FEWEST} turns of each; let it run")
         a, b = (str(bundle.path) for bundle in self._bundles)
@@ -229,22 +229,28 @@ class _Pair:
     """Both bundles' engines, opened side by side."""
 
     def __init__(
-        self, bundles: tuple[Bundle, Bundle], artefacts: Sequence[Any], threads: int | None, clock: Clock
+        self,
+        bundles: tuple[Bundle, Bundle],
+        artefacts: Sequence[tuple[Artefact, Artefact]],
+        sides: tuple[int, int],
+        threads: int | None,
+        clock: Clock,
     ) -> None:
-        self._bundles, self._artefacts, self._threads, self._clock = bundles, artefacts, threads, clock
+        self._bundles, self._artefacts, self._sides = bundles, artefacts, sides
+        self._threads, self._clock = threads, clock
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> tuple[Bench, Bench]:
         with contextlib.ExitStack() as undo:
-            benches = [
-                undo.enter_context(
+            benches = {
+                side: undo.enter_context(
                     Bench(
-                        bundle, [pair[side] for pair in self._artefacts], frames.builtin(self._bundles[0]),
+                        self._bundles[side], [pair[side] for pair in self._artefacts], frames.builtin(self._bundles[0]),
                         threads=self._threads, named=True, clock=self._clock,
                     )
                 )
-                for side, bundle in enumerate(self._bundles)
-            ]  # fmt: skip
+                for side in self._sides
+            }  # fmt: skip
             self._stack = undo.pop_all()
         return benches[0], benches[1]
 
@@ -252,6 +258,15 @@ class _Pair:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+
+def _over_rounds(ratios: NDArray[np.float64], rounds: NDArray[np.float64]) -> Ratio:
+    """Mean of the rounds' medians, by their logarithms; the interval is Student's over the rounds, and holds the turns'."""
+    medians = [math.log(np.median(ratios[rounds == i])) for i in np.unique(rounds)]
+    if len(medians) < 2:
+        return paired_ratio(ratios, np.ones_like(ratios))
+    mean, half = paired_interval(np.asarray(medians))
+    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
 
 def _fastest(contender: Contender) -> float:
