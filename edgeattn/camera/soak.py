@@ -12,6 +12,8 @@ from typing import Any
 from edgeattn.camera.live import Live
 from edgeattn.timing import Clock, monotonic_ns, text
 from edgeattn.timing.environment import UNAVAILABLE
+from edgeattn.timing.memory import memory
+from edgeattn.timing.sensors import read
 
 MINUTE_S = 60.0
 KEPT = 1440
@@ -44,13 +46,8 @@ class Soak:
         """
         self.minutes: deque[dict[str, Any]] = deque(maxlen=KEPT)
         """The minutes so far; the last one may be shorter (`seconds`)."""
-        self._live, self._total_s, self._say, self._minute_s, self._clock = (
-            live,
-            minutes * minute_s,
-            say,
-            minute_s,
-            clock,
-        )
+        self._live, self._say, self._clock = live, say, clock
+        self._total_s, self._minute_s = minutes * minute_s, minute_s
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="soak", daemon=True)
 
@@ -113,18 +110,11 @@ class Soak:
 
 def machine() -> dict[str, float | str]:
     """What this process and its machine are like now; what cannot be read is `"unavailable"`."""
-    import psutil
-
-    read_temperatures = getattr(psutil, "sensors_temperatures", dict)  # not on every system
-    degrees = [sensor.current for sensors in read_temperatures().values() for sensor in sensors]
-    try:
-        frequency = psutil.cpu_freq()
-    except (OSError, RuntimeError, NotImplementedError, AttributeError):
-        frequency = None
+    sensors = read()
     return {
-        "rss_mb": round(psutil.Process().memory_info().rss / 1e6, 2),
-        "hottest_c": max(degrees, default=UNAVAILABLE),
-        "frequency_mhz": round(frequency.current) if frequency and frequency.current else UNAVAILABLE,
+        "rss_mb": memory()["rss_mb"],
+        "hottest_c": max(sensors.temperatures_c.values(), default=UNAVAILABLE),
+        "frequency_mhz": UNAVAILABLE if sensors.frequency_mhz is None else round(sensors.frequency_mhz),
     }
 
 
