@@ -129,8 +129,8 @@ def _load(path: Path) -> _File:
     return file
 
 
-def _check_keys(path: Path, held: dict[str, Any]) -> None:
-    missing = [key for key in _KEYS if not isinstance(held.get(key), list)]
+def _check_keys(path: Path, held: Any) -> None:
+    missing = [key for key in _KEYS if not (isinstance(held, dict) and isinstance(held.get(key), list))]
     if missing:
         raise DataError(f"{path}: has no list of {' and of '.join(missing)}; it is no COCO JSON of boxes")
 

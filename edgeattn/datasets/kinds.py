@@ -9,7 +9,7 @@ from typing import Literal
 from edgeattn.datasets.annotated import Annotations
 from edgeattn.datasets.coco import coco_files, read_coco
 from edgeattn.datasets.labelled import class_folders
-from edgeattn.datasets.masks import is_masks, read_masks
+from edgeattn.datasets.masks import is_masks, mask_folders, read_masks
 from edgeattn.datasets.yolo import is_yolo, read_yolo
 from edgeattn.errors import DataError
 
@@ -27,7 +27,7 @@ def recognise(root: str | Path) -> Kind:
     COCO's JSON beside class folders tells where things are in pictures of a classifier, too: it is taken for COCO.
 
     Raises:
-        DataError: there is nothing there, or nothing of a known kind.
+        DataError: there is nothing there, nothing of a known kind, or nothing that names the classes.
     """
     root = Path(root)
     if not root.exists():
@@ -38,6 +38,10 @@ def recognise(root: str | Path) -> Kind:
         return "masks"
     if is_yolo(root):
         return "yolo"
+    if root.is_dir() and mask_folders(root):
+        raise DataError(f"{root}: has masks beside its pictures, but no classes.csv or classes.txt names their classes")
+    if (root / "images").is_dir() and (root / "labels").is_dir():
+        raise DataError(f"{root}: has images and labels, but no data.yaml or classes.txt names their classes")
     if root.is_dir() and class_folders(root):
         return "classes"
     raise DataError(f"{root}: holds nothing that is known; give {_LAYOUTS}")

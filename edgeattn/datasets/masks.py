@@ -6,13 +6,15 @@ DATA/classes.csv                                columns name, and as far as need
 DATA/classes.txt                                instead: a name a line, ids from 0
 
 The folder of masks may be named masks, labels, annotations or mask; a mask like its picture, also with _L, _mask or _gt
-behind. A class named unlabelled, void or ignore, and id 255, count neither as right nor as wrong.
+behind. Of a PNG with a palette the indices are the ids, unless the table has colours. A class named unlabelled, void or
+ignore, and id 255, count neither as right nor as wrong.
 """
 
 from __future__ import annotations
 
 import csv
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -76,7 +78,9 @@ class MaskFile:
 
     def _codes(self) -> tuple[NDArray[np.integer], Mapping[int, int]]:
         try:
-            mask = cv2.imdecode(np.frombuffer(self.path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+            data = self.path.read_bytes()
+            indexed = not self.table.colours and data.startswith(b"\x89PNG") and data[25:26] == b"\x03"
+            mask = _indices(data) if indexed else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         except (OSError, cv2.error):
             mask = None
         if mask is None:
@@ -102,6 +106,22 @@ class MaskFile:
         return f"{kind} of no class: {', '.join(named)}{more}; name them in the table of classes, or mend the mask"
 
 
+def _indices(data: bytes) -> NDArray[np.integer] | None:
+    """The indices of a PNG with a palette; OpenCV gives its colours only, so the palette is taken out first."""
+    kept, at = [data[:8]], 8
+    while at < len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        kind, body = data[at + 4 : at + 8], data[at + 8 : end]
+        if kind == b"IHDR":
+            body = body[:9] + b"\0" + body[10:]  # grey
+        if kind not in (b"PLTE", b"tRNS"):
+            kept.append(data[at : at + 4] + kind + body + zlib.crc32(kind + body).to_bytes(4, "big"))
+        at = end + 4
+    grey = cv2.imdecode(np.frombuffer(b"".join(kept), np.uint8), cv2.IMREAD_UNCHANGED)
+    depth = data[24]
+    return None if grey is None else np.asarray(grey // (255 // (2**depth - 1)))  # fewer bits are spread over the byte
+
+
 def table_file(root: Path) -> Path | None:
     """The file that names the classes of masks; None where there is none."""
     return next((root / name for name in TABLES if (root / name).is_file()), None)
@@ -109,7 +129,7 @@ def table_file(root: Path) -> Path | None:
 
 def is_masks(root: Path) -> bool:
     """Whether a folder is of this form."""
-    return root.is_dir() and table_file(root) is not None and bool(_pairs(root))
+    return root.is_dir() and table_file(root) is not None and bool(mask_folders(root))
 
 
 def read_masks(
@@ -131,7 +151,7 @@ def read_masks(
     if file is None:
         raise DataError(f"{root}: {'no file names the classes' if root.is_dir() else 'no such folder'}; {_LAYOUT}")
     table = read_table(file)
-    homes = _pairs(root)
+    homes = mask_folders(root)
     if not homes:
         raise DataError(f"{root}: holds no folder of pictures with one of masks beside it; {_LAYOUT}")
     masks, parts, lost = {}, {}, []
@@ -185,7 +205,7 @@ def _check(files: Sequence[MaskFile]) -> None:
         raise DataError(f"{faults[0]}{more}")
 
 
-def _pairs(root: Path) -> list[tuple[Path, Path]]:
+def mask_folders(root: Path) -> list[tuple[Path, Path]]:
     """Folders of pictures, each with its folder of masks."""
     found = []
     for folder in sorted(path for path in root.rglob("*") if path.is_dir()):

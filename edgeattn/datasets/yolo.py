@@ -77,7 +77,10 @@ def read_yolo(
     told = _told(file)
     names = _names(file, told)
     folders = _picture_folders(file, told)
-    homes = {path: (part, folder) for part, folder in folders.items() for path in list_pictures(folder)}
+    homes: dict[Path, tuple[str, Path]] = {}
+    for part, folder in folders.items():
+        for path in list_pictures(folder):
+            homes.setdefault(path, (part, folder))  # small sets name one folder as training and validation
     labels = {
         path: (_labels_of(home) / path.relative_to(home)).with_suffix(".txt") for path, (_, home) in homes.items()
     }
@@ -135,7 +138,7 @@ def _picture_folders(file: Path, told: Mapping[str, Any]) -> dict[str, Path]:
     root = file.parent.parent if file.parent.name == "labels" else file.parent
     entries = {PART_NAMES[key]: value for key, value in told.items() if key in PART_NAMES and value}
     if entries:
-        return {part: _entry(file, told.get("path"), value) for part, value in entries.items()}
+        return {part: _entry(file, told.get("path"), entries[part]) for part in PART_NAMES.values() if part in entries}
     images = root / "images"
     homes = [path for path in (images, root) if path.is_dir()]
     parts = {part_of(p.name): p for home in homes for p in sorted(home.iterdir()) if p.is_dir() and part_of(p.name)}
@@ -180,7 +183,7 @@ def _lines(file: Path) -> list[NDArray[np.float64]]:
     if not file.is_file():
         return []
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         try:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +57,13 @@ def write_coco(root: Path, held: dict[str, Any], *, file: str = "instances_train
 
 
 def write_yolo(root: Path, labels: dict[str, str], names: str = "names: [apple, pear]") -> Path:
+    root.mkdir(exist_ok=True)
     (root / "data.yaml").write_text(names)
     for stem, text in labels.items():
         part, _, name = stem.rpartition("/")
         save(root / "images" / part / f"{name}.jpg")
         (root / "labels" / part).mkdir(parents=True, exist_ok=True)
-        (root / "labels" / f"{stem}.txt").write_text(text)
+        (root / "labels" / f"{stem}.txt").write_text(text, errors="surrogateescape")
     return root
 
 
@@ -149,6 +152,7 @@ def test_missing_pictures_are_listed_and_stop_unless_skipped(tmp_path: Path) -> 
         ),
         (coco(categories=[{"id": 1}]), r"no COCO JSON \(KeyError: 'name'\)"),
         (coco(categories=[]), r"lists no categories"),
+        (coco(annotations={}), r"has no list of annotations"),
         (coco(images=[{"id": 7, "file_name": "7.png", "width": 20, "height": 30}]), r"30 x 20, but 20 x 30.*EXIF"),
         (coco(images=[{"id": 7, "file_name": "7.png"}, {"id": 7, "file_name": "8.png"}]), r"1 images have an id"),
     ],
@@ -272,6 +276,8 @@ def test_yolo_layouts_of_others(tmp_path: Path) -> None:
     (roboflow / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\ntest: ''\nnames: ['a']")
     assert {one.part for one in read_annotations(roboflow).pictures} == {"train", "validation"}
     assert {one.part for one in read_annotations(roboflow / "data.yaml").pictures} == {"train", "validation"}
+    (roboflow / "data.yaml").write_text("val: train/images\ntrain: train/images\nnames: ['a']")
+    assert [one.part for one in read_yolo(roboflow).pictures] == ["train"]
     plain = tmp_path / "plain"
     save(plain / "images" / "1.jpg")
     (plain / "labels").mkdir()
@@ -290,6 +296,7 @@ def test_yolo_layouts_of_others(tmp_path: Path) -> None:
         ("0.5 0.5 0.5 0.5 0.5", r"a\.txt, line 1"),
         ("0 0.5 nan 0.5 0.5", r"a\.txt, line 1"),
         ("0 120 80 30 30", r"a\.txt, line 1: 120 is no fraction"),
+        ("\x00\udcff", r"a\.txt, line 1"),
     ],
 )
 def test_yolo_that_is_wrong_says_where(tmp_path: Path, text: str, said: str) -> None:
@@ -342,6 +349,7 @@ def test_masks_of_ids_and_of_colours(tmp_path: Path) -> None:
     assert read.map_names == ("Sky", "Road", "Car")
     assert read.pictures[0].part == "train"
     assert read.pictures[0].boxes.shape == (0, 4)
+    assert read.counts == {"Sky": 0, "Road": 0, "Car": 0}
     np.testing.assert_array_equal(only(read), EXPECTED)
     colours = {0: (128, 128, 128), 4: (128, 64, 128), 11: (0, 0, 0), 255: (0, 0, 0), 9: (64, 0, 128)}
     coloured = np.array([colours[i][::-1] for i in ids().ravel()], np.uint8).reshape(20, 30, 3)
@@ -349,6 +357,23 @@ def test_masks_of_ids_and_of_colours(tmp_path: Path) -> None:
     named = write_masks(tmp_path / "txt", np.dstack([(ids() > 0).astype(np.uint8)] * 3), "a\nb\n", "classes.txt")
     assert read_masks(named).names == ("a", "b")
     assert only(read_masks(named)).sum() == 15 * 30
+
+
+@pytest.mark.parametrize("depth", [4, 8])
+def test_indices_of_a_palette_are_ids(tmp_path: Path, depth: int) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    indices = np.zeros((20, 30), np.uint8)
+    indices[5:], indices[10:, 3:] = 1, 2
+    rows = indices if depth == 8 else indices[:, ::2] << 4 | indices[:, 1::2]
+    head = struct.pack(">IIBBBBB", 30, 20, depth, 3, 0, 0, 0)
+    lines = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    palette = chunk(b"PLTE", bytes([9, 9, 9, 200, 0, 0, 200, 0, 0]))  # two classes of one colour
+    root = write_masks(tmp_path, indices, "a\nb\nc\n", "classes.txt")
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + palette + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
+    (root / "trainannot" / "1.png").write_bytes(png)
+    np.testing.assert_array_equal(only(read_masks(root)), indices)
 
 
 def test_masks_with_unknown_ids_are_named(tmp_path: Path) -> None:
@@ -423,6 +448,12 @@ def test_kinds_of_folders(tmp_path: Path) -> None:
         read_annotations(tmp_path / "fruit")
     with pytest.raises(DataError, match="no such file"):
         recognise(tmp_path / "nowhere")
+    (write_masks(tmp_path / "masks", ids()) / "classes.csv").unlink()
+    with pytest.raises(DataError, match="has masks beside its pictures, but no classes"):
+        recognise(tmp_path / "masks")
+    (write_yolo(tmp_path / "yolo", {"a": "0 0.5 0.5 0.5 0.5"}) / "data.yaml").unlink()
+    with pytest.raises(DataError, match=r"has images and labels, but no data\.yaml"):
+        recognise(tmp_path / "yolo")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="nothing that is known"):
         recognise(tmp_path / "empty")
