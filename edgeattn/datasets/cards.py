@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn._cv2 import cv2
+from edgeattn.datasets.annotated import BACKGROUND, Boxes, ClassMap, Indices
 from edgeattn.datasets.backgrounds import PARTS, Part, check_part, photograph_crop, random_background
 from edgeattn.datasets.backgrounds import attributions as photograph_attributions
 from edgeattn.datasets.painting import (
@@ -54,6 +55,25 @@ class CardSample:
     mask: NDArray[np.bool_]
     """(S, S): where the card is seen."""
 
+    @property
+    def boxes(self) -> Boxes:
+        """(1, 4): the card's box, as `Annotated` has them."""
+        return np.array([self.box], np.float32)
+
+    @property
+    def labels(self) -> Indices:
+        """(1,): the digit."""
+        return np.array([self.label])
+
+    @property
+    def crowd(self) -> NDArray[np.bool_]:
+        """(1,): no crowd."""
+        return np.zeros(1, bool)
+
+    def class_map(self) -> ClassMap:
+        """The class of every pixel, (S, S): 0 the background, else 1 + the digit; `Cards.map_names` names them."""
+        return np.where(self.mask, self.label + 1, 0).astype(np.uint8)
+
 
 def _random_pose(card: Card, size: int, rng: np.random.Generator) -> Matrix:
     """Anywhere in the picture, its height 45 to 95 % of the picture's, turned by up to 25 degrees and tilted."""
@@ -70,6 +90,7 @@ class Cards:
     """Samples of one part, each made anew from (seed, part, index); about half a millisecond each at 96 x 96."""
 
     labels = LABELS
+    map_names = (BACKGROUND, *LABELS)
 
     def __init__(self, part: Part, *, seed: int = 0, size: int = 96) -> None:
         if size < 16:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,18 @@ PART_NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _LAYOUT = "put the pictures into one folder per class, as in PHOTOS/apple/1.jpg and PHOTOS/pear/1.jpg"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells a picture file from others."""
+
+    shape: tuple[int, int]
+    """Its height and width in pixels, upright."""
+    digest: str
+    """sha256 of the file."""
+    thumbnail: bytes
+    """THUMBNAIL x THUMBNAIL grey bytes."""
 
 
 @dataclass(frozen=True)
@@ -147,33 +159,52 @@ def _read_all(
     found: Sequence[Sample], skip_unreadable: bool, progress: Callable[[int, int], None] | None
 ) -> tuple[list[Sample], list[tuple[Path, str]]]:
     samples, skipped = [], []
-    pool = ThreadPoolExecutor(os.cpu_count())  # decoding lets other threads run
-    try:
-        for done, (sample, result) in enumerate(zip(found, pool.map(_read, found), strict=True), 1):
-            if isinstance(result, Sample):
-                samples.append(result)
-            elif skip_unreadable:
-                skipped.append((sample.path, str(result).removeprefix(f"{sample.path}: ")))
-            else:
-                raise result
-            if progress is not None:
-                progress(done, len(found))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for sample, seen in zip(found, fingerprints([sample.path for sample in found], progress), strict=True):
+        if isinstance(seen, Fingerprint):
+            samples.append(Sample(sample.path, sample.label, sample.part, seen.digest, seen.thumbnail))
+        elif skip_unreadable:
+            skipped.append((sample.path, reason(sample.path, seen)))
+        else:
+            raise seen
     return samples, skipped
 
 
-def _read(sample: Sample) -> Sample | PictureError:
+def reason(path: Path, error: PictureError) -> str:
+    """Why a picture cannot be read, without its name."""
+    return str(error).removeprefix(f"{path}: ")
+
+
+def fingerprints(
+    paths: Sequence[Path], progress: Callable[[int, int], None] | None = None
+) -> Iterator[Fingerprint | PictureError]:
+    """Decode every picture once, in order, several at a time: what it is, or why it cannot be read.
+
+    Args:
+        paths: the pictures.
+        progress: called with (pictures read, pictures in all).
+    """
+    pool = ThreadPoolExecutor(os.cpu_count())  # decoding lets other threads run
     try:
-        data = sample.path.read_bytes()
-        picture = decode_picture(data, str(sample.path))
+        for done, found in enumerate(pool.map(_fingerprint, paths), 1):
+            yield found
+            if progress is not None:
+                progress(done, len(paths))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _fingerprint(path: Path) -> Fingerprint | PictureError:
+    try:
+        data = path.read_bytes()
+        picture = decode_picture(data, str(path))
     except OSError as error:
-        return PictureError(f"{sample.path}: cannot be read ({error.strerror})")
+        return PictureError(f"{path}: cannot be read ({error.strerror})")
     except PictureError as error:
         return error
     grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
     thumbnail = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-    return Sample(sample.path, sample.label, sample.part, hashlib.sha256(data).hexdigest(), thumbnail.tobytes())
+    height, width = picture.shape[:2]
+    return Fingerprint((height, width), hashlib.sha256(data).hexdigest(), thumbnail.tobytes())
 
 
 def _check_classes(listing: Listing) -> None:

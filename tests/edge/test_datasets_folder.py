@@ -148,7 +148,8 @@ def test_classes_that_happen_to_be_named_train_are_classes(tmp_path: Path) -> No
 
 def test_neither_scikit_learn_nor_torch_is_imported() -> None:
     code = (
-        "import sys, edgeattn.datasets.folder, edgeattn.datasets.splits, edgeattn.datasets.cards;"
+        "import sys, edgeattn.datasets.folder, edgeattn.datasets.splits, edgeattn.datasets.cards, edgeattn.datasets.kinds;"
+        "import edgeattn.evaluation.detect, edgeattn.evaluation.segment;"
         "print(sorted({'torch', 'sklearn', 'skimage', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

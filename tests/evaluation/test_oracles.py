@@ -1,4 +1,4 @@
-"""Our small statistics against scipy's, which comes with the training half only."""
+"""Our small statistics and metrics against scipy's and scikit-learn's, which come with the training half only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from edgeattn import maps
-from edgeattn.evaluation import significance
+from edgeattn.evaluation import segment, significance
 
 
 def test_rank_correlation() -> None:
@@ -45,3 +45,43 @@ def test_paired_p() -> None:
         assert significance.paired_p(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=1e-6)
     assert np.isnan(significance.paired_p(np.array([0.1])))
     assert significance.paired_p(np.zeros(4)) == 1.0
+
+
+def test_overlap_of_segmentations() -> None:
+    from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
+
+    rng = np.random.default_rng(4)
+    seen = segment.Segmentation("abcd")
+    truths, answers = rng.integers(0, 4, (2, 5, 30, 40)).astype(np.uint8)
+    truths[rng.random(truths.shape) < 0.1] = segment.IGNORE
+    for truth, answer in zip(truths, answers, strict=True):
+        seen.add(truth, answer)
+    counted = truths != segment.IGNORE
+    truth, answer = truths[counted], answers[counted]
+    np.testing.assert_array_equal(seen.counts, confusion_matrix(truth, answer))
+    scores = seen.overlap()
+    np.testing.assert_allclose([one.iou for one in scores.classes], jaccard_score(truth, answer, average=None))
+    assert scores.miou == pytest.approx(jaccard_score(truth, answer, average="macro"))
+    assert scores.accuracy == pytest.approx(accuracy_score(truth, answer))
+
+
+def test_boundary_f1() -> None:
+    from scipy.ndimage import gaussian_filter
+    from scipy.spatial.distance import cdist
+
+    def boundary(labels: np.ndarray, k: int) -> np.ndarray:
+        padded = np.pad(labels, 1, mode="edge")
+        neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+        return np.argwhere((labels == k) & np.any([one != k for one in neighbours], axis=0))
+
+    rng = np.random.default_rng(6)
+    for tolerance in (0.02, 0.06):
+        truth, answer = gaussian_filter(rng.random((2, 3, 40, 50)), (0, 0, 4, 4)).argmax(axis=1)
+        expected = []
+        for k in range(3):
+            away = cdist(boundary(truth, k), boundary(answer, k)) <= tolerance * np.hypot(40, 50)
+            precision, recall = away.any(axis=0).mean(), away.any(axis=1).mean()
+            expected.append(2 * precision * recall / (precision + recall))
+        found = segment.boundary_f1(truth, answer, 3, tolerance=tolerance)
+        np.testing.assert_allclose(found, expected)
+        assert 0 < found.min() <= found.max() < 1
