@@ -35,7 +35,7 @@ class Detections:
     """What a detector finds in one frame, the best first."""
 
     boxes: NDArray[np.float32]
-    """(N, 4) left, upper, right, lower edge in pixels of the frame, inside of it."""
+    """(N, 4) left, upper, right, lower edge in pixels of the frame, inside of it and with an area."""
     scores: NDArray[np.float32]
     """(N,) 0 to 1."""
     indices: NDArray[np.int64]
@@ -112,7 +112,8 @@ def decode(outputs: Mapping[str, NDArray[Any]], spec: Spec, size: tuple[int, int
     scale, start = (across / spec.input.width, down / spec.input.height), (x, y)
     boxes = boxes * np.array(scale * 2, np.float32) + np.array(start * 2, np.float32)
     boxes = np.clip(boxes, 0.0, np.array([width, height] * 2, np.float32))
-    return Detections(boxes, scores, indices, spec.labels)
+    seen = (boxes[:, 2:] > boxes[:, :2]).all(1)  # the rest lies outside of the frame
+    return Detections(boxes[seen], scores[seen], indices[seen], spec.labels)
 
 
 def _told(rows_N6: NDArray[Any], confidence: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
