@@ -19,6 +19,8 @@ Picture = NDArray[np.uint8]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 """Endings of picture files that are read."""
+BARS = (114, 114, 114)
+"""Grey of the bars beside a letterboxed frame, as ultralytics trains with."""
 HEIC_SUFFIXES = frozenset({".heic", ".heif"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 
@@ -116,20 +118,44 @@ def crop_box(height: int, width: int, spec: InputSpec) -> tuple[int, int, int, i
     return (width - crop_w) // 2, (height - crop_h) // 2, crop_w, crop_h
 
 
+def letterbox(height: int, width: int, spec: InputSpec) -> tuple[int, int, int, int]:
+    """Where a whole frame comes to lie in the input: (x, y, width, height) in pixels of the input."""
+    scale = min(spec.height / height, spec.width / width)
+    inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
+    return (spec.width - inner_w) // 2, (spec.height - inner_h) // 2, inner_w, inner_h
+
+
+def seen_box(height: int, width: int, spec: InputSpec) -> tuple[float, float, float, float]:
+    """What the input covers: (x, y, width, height) in pixels of the frame; letterboxed, it reaches beyond the frame."""
+    if spec.fit == "crop":
+        return crop_box(height, width, spec)
+    x, y, w, h = letterbox(height, width, spec)
+    across, down = width / w, height / h
+    return -x * across, -y * down, spec.width * across, spec.height * down
+
+
 def resize_crop(picture: Picture, spec: InputSpec) -> Picture:
-    """Crop the centre and resize: (H, W, 3) BGR bytes to (spec.height, spec.width, 3) BGR bytes.
+    """Fit a picture into the input, by `spec.fit`: (H, W, 3) BGR bytes to (spec.height, spec.width, 3) BGR bytes.
 
     Raises:
         DataError: the picture is not (H, W, 3) bytes.
     """
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise DataError(f"a frame must be (height, width, 3) bytes in BGR, not {picture.shape} {picture.dtype}")
+    if spec.fit == "letterbox":
+        x, y, w, h = letterbox(picture.shape[0], picture.shape[1], spec)
+        right, low = spec.width - w - x, spec.height - h - y
+        inner = _resized(picture, h, w, spec)
+        return np.asarray(cv2.copyMakeBorder(inner, y, low, x, right, cv2.BORDER_CONSTANT, value=BARS), np.uint8)
     x, y, w, h = crop_box(picture.shape[0], picture.shape[1], spec)
-    view = picture[y : y + h, x : x + w]
-    if (h, w) == (spec.height, spec.width):
+    return _resized(picture[y : y + h, x : x + w], spec.height, spec.width, spec)
+
+
+def _resized(view: Picture, height: int, width: int, spec: InputSpec) -> Picture:
+    if view.shape[:2] == (height, width):
         return view
-    area = spec.interpolation == "area" or (spec.interpolation == "auto" and h > 2 * spec.height)
-    resized = cv2.resize(view, (spec.width, spec.height), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
+    area = spec.interpolation == "area" or (spec.interpolation == "auto" and view.shape[0] > 2 * height)
+    resized = cv2.resize(view, (width, height), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
     return np.asarray(resized, np.uint8)
 
 

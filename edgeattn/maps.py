@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgeattn._cv2 import cv2
 from edgeattn.errors import DataError
-from edgeattn.imaging import Picture, crop_box
+from edgeattn.imaging import Picture, seen_box
 from edgeattn.spec import InputSpec
 
 Maps = NDArray[np.float64]
@@ -69,13 +69,16 @@ def overlay(
     """
     if map_hw.ndim != 2:
         raise DataError(f"a map to be shown must be (h, w), not {map_hw.shape}; take one picture's, or mean_map")
-    x, y, w, h = crop_box(picture.shape[0], picture.shape[1], spec)
+    x, y, w, h = map(round, seen_box(picture.shape[0], picture.shape[1], spec))
     density = normalise(map_hw)
     low, high = density.min(), density.max()
     shown = (density - low) / (high - low) if high - low > FLAT * high else np.zeros_like(density)
     coarse = (max(1, w // 4), max(1, h // 4))  # looks the same, and colouring is the slowest part
     grey = cv2.resize(shown.astype(np.float32), coarse, interpolation=cv2.INTER_LINEAR)
     shades = cv2.resize(coloured(grey, colours), (w, h), interpolation=cv2.INTER_LINEAR)
+    if x < 0 or y < 0:  # a letterbox's bars show nothing of the frame
+        shades = shades[-y : picture.shape[0] - y, -x : picture.shape[1] - x]
+        x, y, h, w = 0, 0, *picture.shape[:2]
     drawn = picture.copy()
     for part in (drawn[:y], drawn[y + h :], drawn[y : y + h, :x], drawn[y : y + h, x + w :]):
         if part.size:

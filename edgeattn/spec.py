@@ -14,9 +14,10 @@ from typing import Any, Literal, TypeVar, Union
 
 from edgeattn.errors import SpecError
 
-Task = Literal["classify"]
+Task = Literal["classify", "detect"]
 Layout = Literal["nhwc_u8", "nchw_f32"]
 Interpolation = Literal["auto", "linear", "area"]
+Fit = Literal["crop", "letterbox"]
 
 VERDICTS = ("passed", "failed", "cannot tell")
 """How a gate can end."""
@@ -44,6 +45,8 @@ class InputSpec:
     """RGB divisor on the 0-255 scale; for `nhwc_u8` a record of what the model itself divides by."""
     name: str = "image"
     """Name of the graph's input."""
+    fit: Fit = "crop"
+    """`crop` fills the input with the middle of the frame; `letterbox` shows all of it, between grey bars."""
 
     def __post_init__(self) -> None:
         for side in ("height", "width"):
@@ -51,6 +54,8 @@ class InputSpec:
                 raise SpecError(f"input.{side} is {getattr(self, side)}; it must lie in 8 to 4096 pixels")
         if not 0.1 <= self.crop <= 1.0:
             raise SpecError(f"input.crop is {self.crop}; it must lie in 0.1 to 1")
+        if self.fit == "letterbox" and self.crop != 1.0:
+            raise SpecError(f"input.crop is {self.crop}, and a letterboxed frame is shown whole; leave it at 1")
         if not all(value > 0 for value in self.std):
             raise SpecError(f"input.std is {self.std}; a divisor must be above 0")
 
@@ -89,6 +94,25 @@ class Rejection:
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """Which of a detector's boxes are told."""
+
+    confidence: float = 0.25
+    """Score that a box must exceed."""
+    iou: float = 0.45
+    """Overlap with a better box of its class beyond which a box is another one of the same thing."""
+    most: int = 300
+    """Most boxes of a frame, the best of them."""
+
+    def __post_init__(self) -> None:
+        for name in ("confidence", "iou"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise SpecError(f"thresholds.{name} is {getattr(self, name)}; it must lie in 0 to 1")
+        if self.most < 1:
+            raise SpecError(f"thresholds.most is {self.most}; it must be 1 at least")
+
+
+@dataclass(frozen=True)
 class Spec:
     """A model's contract with whoever runs it."""
 
@@ -97,19 +121,25 @@ class Spec:
     input: InputSpec
     """How a frame becomes the input."""
     labels: tuple[str, ...]
-    """Names of the classes, in the order of the logits."""
+    """Names of the classes, in the order of the logits, or of a detector's scores."""
     output: str = "logits"
-    """Name of the graph's output of shape (B, K)."""
+    """Name of the graph's output: (B, K) logits, or a detector's boxes (see `tasks.detect`)."""
     maps: tuple[MapSpec, ...] = ()
     """Attention maps that the graph gives, from the first block to the last."""
     rejection: Rejection | None = None
     """When the answer is `none of these`; None: never."""
+    thresholds: Thresholds | None = None
+    """Which boxes are told; None: of a detector, by the defaults."""
 
     def __post_init__(self) -> None:
         if self.task not in typing.get_args(Task):
             raise SpecError(f"task is {self.task!r}; this version knows {', '.join(typing.get_args(Task))}")
-        if len(self.labels) < 2:
+        if len(self.labels) < 2 and self.task == "classify":
             raise SpecError(f"labels has {len(self.labels)} entries; a classifier needs two at least")
+        if not self.labels:
+            raise SpecError("labels is empty; a detector needs one at least")
+        if (self.task == "classify" and self.thresholds) or (self.task == "detect" and self.rejection):
+            raise SpecError(f"{'thresholds' if self.thresholds else 'rejection'} has no meaning for task {self.task}")
         if len(set(self.labels)) != len(self.labels):
             raise SpecError("labels holds the same name twice")
         outputs = [self.output, *(m.output for m in self.maps)]
@@ -117,6 +147,17 @@ class Spec:
             raise SpecError(f"two of the outputs have the same name: {', '.join(outputs)}")
         if self.rejection and not 0 <= (self.rejection.index or 0) <= len(self.labels):
             raise SpecError(f"rejection.index is {self.rejection.index}; it must lie in 0 to {len(self.labels)}")
+
+    def must_classify(self, what: str) -> None:
+        """Stop where `what` is done to classifiers alone.
+
+        Raises:
+            SpecError: it is a model for another task.
+        """
+        if self.task != "classify":
+            raise SpecError(
+                f"{what} takes classifiers only, and this is a model to {self.task}; run, profile and info take it"
+            )
 
 
 @dataclass(frozen=True)

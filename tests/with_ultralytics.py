@@ -8,6 +8,7 @@ yolo11n-cls is built from its configuration, its batch norms see the pictures, a
 own exporter writes FOLDER/*.onnx and FOLDER/*_openvino_model/, and `edgeattn import` makes bundles of both. Given the input
 that ultralytics makes of a picture, each engine must give its class and its probabilities within `BOUND`, on all pictures. What
 our own preparation of the picture changes is printed: ultralytics resizes by Pillow, which averages; we resize by OpenCV.
+Detectors: `with_ultralytics_detect.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import ultralytics  # noqa: E402
 import yaml  # noqa: E402
 
 from edgeattn._cv2 import cv2  # noqa: E402
-from edgeattn.bundle import load  # noqa: E402
+from edgeattn.bundle import Bundle, load  # noqa: E402
 from edgeattn.cli import main as edgeattn  # noqa: E402
 from edgeattn.datasets.labelled import labelled_pictures  # noqa: E402
 from edgeattn.engines import open_engine  # noqa: E402
@@ -58,14 +59,8 @@ def main() -> None:
     exported = [model.export(format="onnx", imgsz=SIDE, simplify=False), model.export(format="openvino", imgsz=SIDE)]
     failed = 0
     for file in exported:
-        out = folder / f"{Path(file).name}.edgeattn"
-        sys.argv = ["edgeattn", "import", str(file), "--data", str(table), "--out", str(out)]
-        try:
-            edgeattn()
-        except SystemExit as end:
-            if end.code:
-                raise
-        failed += sum(compared(load(out), artefact.engine, chosen, inputs, theirs) for artefact in load(out).artefacts)
+        bundle = imported(file, table, folder / f"{Path(file).name}.edgeattn")
+        failed += sum(compared(bundle, artefact.engine, chosen, inputs, theirs) for artefact in bundle.artefacts)
     sys.exit(failed > 0)
 
 
@@ -76,15 +71,9 @@ def decided(files: list[Path], names: dict[int, str]) -> Any:
     model.ckpt_path = "yolo11n-cls.pt"  # the exporter names its files after it
     net = model.model
     net.names = names
-    x_N3HW = torch.stack([torch.from_numpy(cv2.resize(cv2.imread(str(f)), (SIDE, SIDE))) for f in files])
-    x_N3HW = x_N3HW.flip(3).permute(0, 3, 1, 2).float() / 255
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the mean of what it sees
-            module.reset_running_stats()
+    x_N3HW = seen(net, files, SIDE)
     with torch.no_grad():
-        net.train()(x_N3HW)
-        linear = net.eval().model[-1].linear
+        linear = net.model[-1].linear
         features_NC: list[torch.Tensor] = []
         handle = linear.register_forward_hook(lambda _, given, __: features_NC.append(given[0]))
         net(x_N3HW)
@@ -95,6 +84,31 @@ def decided(files: list[Path], names: dict[int, str]) -> Any:
         linear.weight *= scale
         linear.bias *= scale
     return model
+
+
+def seen(net: Any, files: list[Path], side: int) -> torch.Tensor:
+    """Let the batch norms of a net see pictures, and give these: (N, 3, side, side)."""
+    x_N3HW = torch.stack([torch.from_numpy(cv2.resize(cv2.imread(str(f)), (side, side))) for f in files])
+    x_N3HW = x_N3HW.flip(3).permute(0, 3, 1, 2).float() / 255
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean of what it sees
+            module.reset_running_stats()
+    with torch.no_grad():
+        net.train()(x_N3HW)
+    net.eval()
+    return x_N3HW
+
+
+def imported(file: str, data: Path, out: Path) -> Bundle:
+    """What `edgeattn import` makes of it."""
+    sys.argv = ["edgeattn", "import", str(file), "--data", str(data), "--out", str(out)]
+    try:
+        edgeattn()
+    except SystemExit as end:
+        if end.code:
+            raise
+    return load(out)
 
 
 def compared(

@@ -36,7 +36,7 @@ from edgeattn.errors import GateError
 from edgeattn.imaging import Picture, list_pictures, prepare, read_picture
 from edgeattn.nn import build_model
 from edgeattn.spec import InputSpec, Rejection, to_json
-from edgeattn.tasks import decode
+from edgeattn.tasks.classify import decode
 from edgeattn.train import Recipe, TrainingData, train
 from edgeattn.train.augment import Augment
 from edgeattn.train.loader import evaluation_batches, normalise

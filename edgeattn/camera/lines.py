@@ -9,6 +9,7 @@ from typing import Any
 
 from edgeattn.camera.pipeline import Result
 from edgeattn.errors import EdgeAttnError
+from edgeattn.tasks import Detections, told
 from edgeattn.timing import Clock, monotonic_ns
 
 Tell = Callable[[Result], dict[str, Any] | None]
@@ -16,17 +17,16 @@ Tell = Callable[[Result], dict[str, Any] | None]
 
 
 def frame_line(result: Result) -> dict[str, Any]:
-    """A frame: its answer and its times."""
+    """A frame: its answer, a class or boxes, and its times."""
+    steady = {} if isinstance(result.prediction, Detections) else {"smoothed": result.smoothed.label}
     return {
         "index": result.frame.index,
         "captured_ns": result.frame.captured_ns,
         "age_from": result.frame.age_from,
         "age_ms": round(result.age_ms, 3),
         "infer_ms": round(result.infer_ms, 3),
-        "label": result.prediction.label,
-        "score": round(result.prediction.score, 4),
-        "rejected": result.prediction.rejected,
-        "smoothed": result.smoothed.label,
+        **told(result.prediction),
+        **steady,
         "dropped": result.dropped,
         "camera": result.camera,
         "truth": result.frame.truth,
@@ -43,7 +43,8 @@ class _Answer:
 
 
 class Changes:
-    """Tells when the smoothed answer of a camera has changed and held; "none of these" is an answer too.
+    """Tells when the smoothed answer of a camera has changed and held; "none of these" is an answer too, and a detector's is
+    the kinds of things that it finds.
 
     An answer that goes before it has held is never told. The first one that holds comes from None.
     """

@@ -18,14 +18,14 @@ from edgeattn.bundle import Bundle
 from edgeattn.camera.capture import Capture, Watch
 from edgeattn.camera.flight import InFlight
 from edgeattn.camera.frame import Frame, Reconnecting, Source
-from edgeattn.camera.model import Model, blank_input, described, open_model
+from edgeattn.camera.model import Model, asked_thresholds, blank_input, described, open_model
 from edgeattn.camera.slot import POLICIES, Pace, Policy, Turns
 from edgeattn.camera.state import Status
 from edgeattn.engines import Engine, default_threads, open_engine
 from edgeattn.engines.certify import Certificate
 from edgeattn.errors import EngineError, NameNotFoundError, SourceError
 from edgeattn.imaging import prepare
-from edgeattn.tasks import Prediction, decode
+from edgeattn.tasks import Classification, Prediction, decode
 from edgeattn.tasks.smoothing import Smoother
 from edgeattn.timing import NS_PER_MS, Clock, Spans, monotonic_ns
 
@@ -97,6 +97,8 @@ class Pipeline:
         crop: tuple[int, int, int, int] | None = None,
         give_up_s: float | None = None,
         throughput: bool = False,
+        confidence: float | None = None,
+        iou: float | None = None,
         clock: Clock = monotonic_ns,
         opened_engine: Engine | None = None,
     ) -> None:
@@ -110,13 +112,15 @@ class Pipeline:
             device: CPU, or another of OpenVINO's, which is used if its answers are the CPU's (see `engines.certify`).
             threads: threads that compute one inference.
             maps: give the attention maps.
-            smooth: hold the answer steady over frames, for sources whose frames follow each other in time.
+            smooth: hold a classifier's answer steady over frames, for sources whose frames follow each other in time.
             policy: which frames of a live source are taken, see `slot.POLICIES`; default `latest`. A file gives `every`.
             max_fps: take no more frames a second than that of each source, on average.
             crop: the part of each frame that is looked at: x, y, width, height in pixels.
             give_up_s: how long a camera may give no frame before that is an error; None: it is waited for.
             throughput: two inferences in flight, each with half the threads: more results a second, each older by
                 about the time of one inference. Two engines are opened for it.
+            confidence: least score of a box that a detector tells, 0 to 1; None: as its bundle says.
+            iou: overlap from which on two of its boxes are one thing, likewise.
             clock: gives nanoseconds; the source's clock must be the same.
             opened_engine: run this engine, which stays open afterwards.
 
@@ -147,7 +151,8 @@ class Pipeline:
         self.source = sources[0]
         """The first of them; mostly the only one."""
         self.options: dict[str, Any] = {
-            "engine": engine, "precision": precision, "device": device.upper(), "threads": threads, "maps": maps
+            "engine": engine, "precision": precision, "device": device.upper(), "threads": threads, "maps": maps,
+            "confidence": confidence, "iou": iou,
         }  # fmt: skip
         """How a model is opened here, see `model.open_model`."""
         self._opened_engine = opened_engine
@@ -155,7 +160,8 @@ class Pipeline:
         self._beside: Engine | None = None
         self._flights: InFlight[_Request, _Request] | None = None
         self._clock = clock
-        self._smoothers = [Smoother(bundle.spec) for _ in sources] if smooth else []
+        self._smooth = smooth
+        self._smoothers = self._steadying(bundle)
         self._inferring = threading.Lock()
         self._policy, self._max_fps, self._crop = policy, max_fps, crop
         self._give_up_s = give_up_s
@@ -180,7 +186,9 @@ class Pipeline:
                 if self._throughput:
                     self._beside = self._open_beside(stack)
             else:
-                self.model = Model(self.bundle, self._opened_engine, described(self._opened_engine))
+                thresholds = asked_thresholds(self.bundle.spec, self.options["confidence"], self.options["iou"])
+                line = described(self._opened_engine)
+                self.model = Model(self.bundle, self._opened_engine, line, thresholds=thresholds)
             self._next = self._open_sources(stack)
             self._stack = stack.pop_all()
         return self
@@ -233,7 +241,7 @@ class Pipeline:
             before, self.model = self.model, model
             if model.bundle is not before.bundle:
                 self.bundle = model.bundle
-                self._smoothers = [Smoother(model.bundle.spec) for _ in self._smoothers]
+                self._smoothers = self._steadying(model.bundle)
         return before
 
     @property
@@ -275,10 +283,12 @@ class Pipeline:
         return request
 
     def _result(self, request: _Request) -> Result:
-        spec, camera, frame, outputs = self.bundle.spec, request.camera, request.frame, request.outputs
+        spec, camera, frame, outputs = self.model.spec, request.camera, request.frame, request.outputs
         with request.spans("decode"):
-            prediction = decode(outputs, spec)
-            smoothed = self._smoothers[camera].update(prediction) if self._smoothers else prediction
+            height, width = frame.picture.shape[:2]
+            prediction = smoothed = decode(outputs, spec, (height, width))
+            if self._smoothers and isinstance(prediction, Classification):
+                smoothed = self._smoothers[camera].update(prediction)
             maps = {m.block: outputs[m.output][0] for m in spec.maps} if self.maps else {}
         age_ms = (self._clock() - frame.captured_ns) / NS_PER_MS
         stages_ms = request.spans.latest_ms()
@@ -291,6 +301,10 @@ class Pipeline:
         """Let another thread's iteration over live sources end after the frame in hand."""
         for capture in self._captures:
             capture.slot.end()
+
+    def _steadying(self, bundle: Bundle) -> list[Smoother]:
+        """What holds the answer of each source steady."""
+        return [Smoother(bundle.spec) for _ in self.sources] if self._smooth and bundle.spec.task == "classify" else []
 
     def _close_engine(self) -> None:
         """Close the engine that runs in the end, if it is not the caller's."""

@@ -130,7 +130,7 @@ class Shadow:
         outputs = self._engine.infer(image)
         self._spans.record("infer", time.monotonic_ns() - before_ns)
         wanted_maps = maps_of(outputs, bundle.spec) if result.maps else {}
-        wanted = decode(outputs, bundle.spec)
+        wanted = decode(outputs, result.model.spec, result.frame.picture.shape[:2])
         self._drift.add(result.frame.picture, result.prediction, wanted, result.maps, wanted_maps, camera=result.camera)
         self._judge(result.model, self._drift)
 

@@ -35,6 +35,7 @@ from edgeattn.camera.pipeline import Result
 from edgeattn.errors import EdgeAttnError, ExtraMissingError
 from edgeattn.imaging import Picture
 from edgeattn.maps import COLOURS
+from edgeattn.tasks import Detections
 
 try:
     from aiohttp import WSMsgType, web
@@ -96,8 +97,6 @@ class Web:
         """What a browser must show; None: nothing, on a loopback address."""
         self._live = live
         self._several = len(live.channels) > 1
-        # The answer stands beside the picture, where there is one picture.
-        self._draws: Draws = "all" if self._several else "attention"
         self._clients: set[_Client] = set()
         self._asking = 0  # requests that wait for one picture
         self._skipped = 0
@@ -124,7 +123,10 @@ class Web:
     @property
     def draws(self) -> Draws | None:
         """The picture, only while somebody watches."""
-        return self._draws if self._clients or self._asking else None
+        if not (self._clients or self._asking):
+            return None
+        # A class stands beside the picture, where there is one picture; boxes stand in it.
+        return "all" if self._several or self._live.pipeline.bundle.spec.task == "detect" else "attention"
 
     def write(self, result: Result, picture: Picture | None) -> None:
         """Encode the picture and pass it to the server's thread."""
@@ -378,14 +380,18 @@ def _escaped(value: object) -> str:
 def _answer(result: Result) -> dict[str, Any]:
     """What is said of one picture."""
     answer = result.smoothed
-    likely = np.argsort(-answer.probabilities, kind="stable")[:LIKELIEST]
+    if isinstance(answer, Detections):
+        bars = list(zip(answer.names, answer.scores.tolist(), strict=True))[:LIKELIEST]
+    else:
+        likely = np.argsort(-answer.probabilities, kind="stable")[:LIKELIEST]
+        bars = [(answer.labels[int(i)], float(answer.probabilities[i])) for i in likely]
     return {
         "index": result.frame.index,
         "age_ms": round(result.age_ms, 1),
         "label": answer.label,
         "score": round(answer.score, 4),
         "rejected": answer.rejected,
-        "likeliest": [[answer.labels[int(i)], round(float(answer.probabilities[i]), 4)] for i in likely],
+        "likeliest": [[name, round(score, 4)] for name, score in bars],
     }
 
 

@@ -160,7 +160,7 @@ def _show(name: str, image: Path | None, out: Path | None, opacity: float) -> No
 
     def look(picture: Any) -> tuple[dict[str, Any], str]:
         outputs = engine.infer(prepare(picture, bundle.spec.input))
-        prediction = decode(outputs, bundle.spec)
+        prediction = decode(outputs, bundle.spec, picture.shape[:2])
         maps = {told.output: outputs[told.output] for told in bundle.spec.maps}
         return maps, f"{prediction.label} {prediction.score:.0%}"
 

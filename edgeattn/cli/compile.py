@@ -45,6 +45,7 @@ def compile_(
     if target not in TARGETS:
         raise NameNotFoundError("target", target, TARGETS)
     loaded = load(bundle)
+    loaded.spec.must_classify("compile")
     inputs = [prepare(picture, loaded.spec.input) for picture in read(calibration).pictures()] if calibration else []
     if target == "intel":
         _intel(loaded, inputs, json)

@@ -1,4 +1,4 @@
-"""`edgeattn import`: somebody else's classifier becomes a bundle."""
+"""`edgeattn import`: somebody else's classifier or detector becomes a bundle."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ CHANCE = 1.5
 
 
 def import_(
-    model: Annotated[Path, typer.Argument(help="A classifier's .onnx, OpenVINO .xml, or the folder that holds that.")],
+    model: Annotated[Path, typer.Argument(help="A model's .onnx, OpenVINO .xml, or the folder that holds that.")],
     *,
     data: Annotated[
-        Path, typer.Option(help="Class folders named after labels, or a .csv of file and index (or label).")
+        Path,
+        typer.Option(
+            help="Class folders named after labels, or a .csv of file and index (or label); for a detector any folder of pictures."
+        ),
     ],
     labels: Annotated[
         str | None,
@@ -38,10 +41,11 @@ def import_(
     channels: Annotated[str, typer.Option(help="rgb or bgr; default: likewise.")] = "",
     imgsz: Annotated[int | None, typer.Option(help="Side of the input, where the file leaves it open.")] = None,
     crop: Annotated[float, typer.Option(help="Central crop, as in 0.875 for 224 of 256.")] = 1.0,
+    task: Annotated[str, typer.Option(help="classify or detect; default: what the file says, else classify.")] = "",
     out: Annotated[Path | None, typer.Option(help="The bundle; default: MODEL.edgeattn beside it.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
 ) -> None:
-    """Make a bundle of an ONNX or OpenVINO classifier from elsewhere, checked through both engines, so that it runs like our own.
+    """Make a bundle of an ONNX or OpenVINO classifier or detector from elsewhere, checked through both engines.
 
     How it wants its pictures is read from the file (ultralytics, Model API), or found by trying what gives most right answers.
     """
@@ -50,23 +54,29 @@ def import_(
     from edgeattn.datasets.folder import natural
     from edgeattn.datasets.labelled import class_folders, labelled_pictures, read_labels
     from edgeattn.deploy.foreign import metadata, model_file, read_graph
-    from edgeattn.deploy.importing import TRIED, import_classifier
-    from edgeattn.imaging import read_picture
+    from edgeattn.deploy.importing import TRIED, import_model
+    from edgeattn.imaging import list_pictures, read_picture
     from edgeattn.spec import to_json
 
-    names = read_labels(labels) if labels else metadata(read_graph(model_file(model)).told).labels
-    if not names and data.is_dir():
+    told = metadata(read_graph(model_file(model)).told)
+    names, detects = read_labels(labels) if labels else told.labels, "detect" in (task, told.task)
+    if not names and data.is_dir() and not detects:
         names = tuple(sorted((folder.name for folder in class_folders(data)), key=natural))
     if not names:
         raise DataError(f"{model} does not name its classes; give them with --labels (a file, a line each)")
     if not labels:
         say(f"labels: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
-    samples = labelled_pictures(data, names)
-    chosen = np.random.default_rng(0).permutation(len(samples))[:TRIED]
-    pictures = [(read_picture(samples[i].path), samples[i].label) for i in chosen]
-    found = import_classifier(
+    if detects:
+        samples = [(path, -1) for path in list_pictures(data)]
+        if not samples:
+            raise DataError(f"{data} holds no pictures; a detector is checked on a folder of some: --data DIR")
+    else:
+        samples = [(sample.path, sample.label) for sample in labelled_pictures(data, names)]
+    chosen = [samples[i] for i in np.random.default_rng(0).permutation(len(samples))[:TRIED]]
+    pictures = [(read_picture(path), label) for path, label in chosen]
+    found = import_model(
         model, out or (model if model.is_dir() else model.with_suffix("")), pictures, labels=names,
-        normalisation=normalise, channels=channels, imgsz=imgsz, crop=crop,
+        normalisation=normalise, channels=channels, imgsz=imgsz, crop=crop, task=task,
     )  # fmt: skip
     if found.tried:
         console.print(_table(found.tried, len(pictures)))
@@ -84,7 +94,8 @@ def import_(
         {"schema": "edgeattn.import/1", "bundle": str(found.bundle.path), "tried": to_json(found.tried),
          "failures": dict(found.failures or {}), "spec": to_json(found.bundle.spec)},
     )  # fmt: skip
-    say(f"next:  edgeattn quantize {found.bundle.path} --data {data}")
+    path = found.bundle.path
+    say(f"next:  edgeattn {f'run {path} --source 0' if detects else f'quantize {path} --data {data}'}")
 
 
 def _table(tried: Sequence[Tried], pictures: int) -> Table:

@@ -75,6 +75,7 @@ def quantize(
     if data and qat:
         raise DataError("--qat fine-tunes the run that a bundle comes from; give --run in place of --data")
     loaded = load(bundle)
+    loaded.spec.must_classify("quantize")
     chosen = read(calibration) if calibration else None
     tune = None
     if data:

@@ -104,6 +104,15 @@ def run(
         typer.Option(help="latest (default), fresh (lowest age) or every (default for files): which frames are taken."),
     ] = None,
     max_fps: Annotated[float | None, typer.Option(min=0.01, help="Take no more frames a second than that.")] = None,
+    conf: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Of a detector: least score of a box; default: 0.25.")
+    ] = None,
+    iou: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="Of a detector: overlap from which two boxes are one thing; default: 0.45."
+        ),
+    ] = None,
     crop: Annotated[str | None, typer.Option(help="Look at this part only: X,Y,WIDTH,HEIGHT in pixels.")] = None,
     give_up: Annotated[
         float | None, typer.Option(min=0.5, help="End after that many seconds without the camera; default: never.")
@@ -167,6 +176,14 @@ def run(
     patient = notifier.listened_to  # a service is ready, and waits, where a camera is not plugged in yet
     loaded, sources = load(bundle), [open_source(each, realtime=realtime, wait=patient) for each in source or ["0"]]
     opened = sources[0]
+    if loaded.spec.task == "classify" and (conf, iou) != (None, None):
+        raise EdgeAttnError(
+            f"{loaded.name} classifies; --conf and --iou choose among a detector's boxes, leave them out"
+        )
+    if loaded.spec.task != "classify" and collect is not None:
+        raise EdgeAttnError(
+            f"{loaded.name} is a model to {loaded.spec.task}; --collect sorts pictures by class: leave it out"
+        )
     if collect is not None and len(sources) > 1:
         raise EdgeAttnError("--collect saves one camera's frames; give it one --source")
     if on_change is not None and isinstance(opened, Folder):
@@ -191,6 +208,8 @@ def run(
         crop=_crop(crop),
         give_up_s=give_up,
         throughput=throughput,
+        confidence=conf,
+        iou=iou,
     )
     screen = Console(stderr=True, highlight=False, soft_wrap=True) if ("jsonl", None) in written else console
     say = functools.partial(screen.print, markup=False)

@@ -52,6 +52,7 @@ def sensitivity(
 
     check_names(engine, None)
     loaded = load(bundle)
+    loaded.spec.must_classify("sensitivity")
     data = open_data(load_recipe(run), run)
     found = sensitivity_run(loaded, data, run, [engine] if engine else NAMES, minutes=minutes, progress=True)
     for one in found:

@@ -53,6 +53,7 @@ def verify(
     if (masks or html) and not data:
         raise DataError(f"{'--masks' if masks else '--html'} needs pictures; give them with --data DIR")
     loaded = load(bundle)
+    loaded.spec.must_classify("verify")
     pictures = Pictures(data, loaded.spec, masks) if data else None
     report = measure(
         loaded,

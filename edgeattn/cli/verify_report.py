@@ -20,7 +20,7 @@ from edgeattn.engines.base import Engine
 from edgeattn.evaluation import classify, looking, report
 from edgeattn.imaging import Picture, prepare, read_picture
 from edgeattn.spec import InputSpec
-from edgeattn.tasks import decode
+from edgeattn.tasks.classify import decode
 
 CASES = 24
 """Most pictures shown."""

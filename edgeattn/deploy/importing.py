@@ -1,8 +1,9 @@
-"""A classifier from elsewhere, ONNX or OpenVINO IR, becomes a bundle: what its input wants is read, told, or found by trying.
+"""A model from elsewhere, ONNX or OpenVINO IR, becomes a bundle: what its input wants is read, told, or found by trying.
 
 Nothing of the graph is changed but what engines need: shapes made static, nodes named, a last softmax cut off (a bundle gives
 logits). Normalisation stays outside of the graph, as `imaging.prepare` does it: folding it into a first convolution that pads
-would change the borders. An IR's bundle holds `float.xml`, and OpenVINO alone runs it: nothing turns an IR into ONNX.
+would change the borders. A detector is shown its frames letterboxed, as ultralytics does. An IR's bundle holds `float.xml`,
+and OpenVINO alone runs it: nothing turns an IR into ONNX.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import io
 import itertools
 import tempfile
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,11 +35,14 @@ from edgeattn.deploy.foreign import (
 from edgeattn.deploy.verify import difference
 from edgeattn.engines import NAMES, open_engine
 from edgeattn.engines.base import Engine, infer_all
-from edgeattn.errors import DataError, EngineError, GateError, NameNotFoundError
+from edgeattn.errors import DataError, EngineError, GateError, NameNotFoundError, SpecError
 from edgeattn.imaging import Picture, prepare
-from edgeattn.spec import Artefact, InputSpec, Spec
+from edgeattn.spec import Artefact, InputSpec, Spec, Task
+from edgeattn.tasks import agreeing, decode
 
 GOLDEN_PICTURES = 50
+GOLDEN_FRAMES = 10
+"""Of a detector, whose inputs and outputs are large."""
 TRIED = 100
 """Labelled pictures on which normalisations are tried."""
 PARITY = 1e-3
@@ -82,7 +87,7 @@ class Imported:
     """Engines that cannot run the file, and why."""
 
 
-def import_classifier(
+def import_model(
     model: Path,
     path: Path,
     pictures: Labelled,
@@ -92,24 +97,28 @@ def import_classifier(
     channels: str = "",
     imgsz: int | None = None,
     crop: float = 1.0,
+    task: str = "",
     provenance: Mapping[str, Any] | None = None,
 ) -> Imported:
-    """Make a bundle of a classifier's file and check it through the engines that read it.
+    """Make a bundle of a classifier's or a detector's file and check it through the engines that read it.
 
     Args:
         model: `.onnx`, or `.xml` with its `.bin`, or the folder of that: one input of one picture, (1, 3, H, W) or
-            (1, H, W, 3), float; one output (1, K) among its outputs. Sizes that are left open need `imgsz`.
+            (1, H, W, 3), float; among its outputs one of (1, K), or of a detector's forms (see `tasks.detect`). Sizes
+            that are left open need `imgsz`.
         path: the bundle's folder; its name gets the ending `.edgeattn` where it lacks one.
-        pictures: labelled pictures, (H, W, 3) BGR bytes; a label's place is that in `labels`. The first ones become golden.
+        pictures: labelled pictures, (H, W, 3) BGR bytes; a label's place is that in `labels`, and of no account to a
+            detector. The first ones become golden.
         labels: names of the classes; empty: the file's metadata tell (ultralytics, Model API).
         normalisation: of `NORMALISATIONS`; empty: what the metadata tell, else what gives the most right answers.
         channels: rgb or bgr; likewise.
         imgsz: side of the square input where the file leaves it open.
-        crop: side of the central crop as a fraction of the largest one.
+        crop: side of the central crop as a fraction of the largest one; a detector is shown the whole frame.
+        task: classify or detect; empty: what the metadata tell, else classify.
         provenance: what bundle.json says of data, weights, licence.
 
     Raises:
-        DataError: the file is no classifier that can be run, or the labels do not fit; says what is missing.
+        DataError: the file is no such model that can be run, or the labels do not fit; says what is missing.
         GateError: the engines give different answers; nothing is written.
     """
     file = model_file(model)
@@ -119,7 +128,11 @@ def import_classifier(
     if not names:
         raise DataError(f"{file} does not name its classes; give them with --labels (a file, a line each)")
     spec_input, nhwc = input_of(graph, file, imgsz or told.imgsz)
-    spec = Spec("classify", replace(spec_input, crop=crop), names, output=output_of(graph, file, len(names)))
+    spec_input = replace(spec_input, crop=crop)
+    does = _task(task, told.task, file)
+    if does == "detect":
+        spec_input = replace(spec_input, fit="letterbox", interpolation="linear")
+    spec = Spec(does, spec_input, names, output=output_of(graph, file, len(names), does))
     place = [port.name for port in graph.outputs].index(spec.output)
     graph.keep(spec.output)
     graph.fix((1, spec_input.height, spec_input.width, 3) if nhwc else spec_input.shape)
@@ -134,6 +147,10 @@ def import_classifier(
     tried: tuple[Tried, ...] = ()
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         if len(ways) * len(orders) > 1:
+            if does == "detect":
+                raise DataError(
+                    f"{file} does not say how it wants its pictures; tell it with --normalise and --channels"
+                )
             opened, _ = _open(spec, graph, Path(scratch) / "tried", stack)
             tried = _try_all(next(iter(opened.values())), spec, pictures[:TRIED], ways, orders)
             chosen, order = tried[0].normalisation, tried[0].channels
@@ -142,16 +159,21 @@ def import_classifier(
             graph.swap_channels()
         inputs = np.concatenate([prepare(picture, spec.input) for picture, _ in pictures[:GOLDEN_PICTURES]])
         opened, failures = _open(spec, graph, Path(scratch) / "final", stack)
-        answers = {name: _logits(engine, spec, inputs) for name, engine in opened.items()}
+        answers = {name: _answers(engine, spec, inputs) for name, engine in opened.items()}
     if [*answers] == ["openvino"]:  # no second engine to ask: is it still the model that came?
         as_before = inputs[:, ::-1] if order == "bgr" else inputs
         came = _as_it_came(file, place, as_before.transpose(0, 2, 3, 1) if nhwc else as_before)
-        gates = _gates(file, {"the file as it came": came, "openvino": _in_kind(answers["openvino"], came)})
+        given = answers["openvino"]
+        if does == "classify":
+            came = came.reshape(len(came), -1)
+            given = _in_kind(given, came)
+        gates = _gates(file, {"the file as it came": came, "openvino": given}, spec)
     else:
-        gates = _gates(file, answers)
+        gates = _gates(file, answers, spec)
     expected = next(iter(answers.values()))
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, inputs=inputs, **{spec.output: expected})  # type: ignore[arg-type]
+    kept = GOLDEN_PICTURES if does == "classify" else GOLDEN_FRAMES
+    np.savez_compressed(buffer, inputs=inputs[:kept], **{spec.output: expected[:kept]})  # type: ignore[arg-type]
     files = graph.files()
     artefacts = tuple(Artefact(next(iter(files)), e, "float", gates={"parity": gates[e]}) for e in answers)
     about = {"imported": {"file": file.name, "sha256": sha256(file), "normalisation": chosen, "channels": order}}
@@ -159,6 +181,21 @@ def import_classifier(
         about["imported"]["weights_sha256"] = sha256(file.with_suffix(".bin"))
     bundle = write(Bundle(path, spec, artefacts, about | dict(provenance or {})), {**files, GOLDEN: buffer.getvalue()})
     return Imported(bundle, tried, failures)
+
+
+def _task(asked: str, told: Task | None, file: Path) -> Task:
+    """What a model does.
+
+    Raises:
+        NameNotFoundError: there is no such task.
+        DataError: the file says otherwise.
+    """
+    tasks = typing.get_args(Task)
+    if asked not in ("", *tasks):
+        raise NameNotFoundError("task", asked, tasks)
+    if asked and told and asked != told:
+        raise DataError(f"{file} says that it is a model to {told}; leave out --task {asked}")
+    return typing.cast("Task", asked) if asked else told or "classify"
 
 
 def _ways(asked: str, told: Normalisation | None) -> Mapping[str, Normalisation]:
@@ -224,6 +261,22 @@ def _open(
     return opened, failures
 
 
+def _answers(engine: Engine, spec: Spec, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
+    """What an engine gives, picture by picture: logits (N, K), or a detector's output (N, ...).
+
+    Raises:
+        DataError: the output is none of these.
+    """
+    if spec.task == "classify":
+        return _logits(engine, spec, inputs)
+    given = infer_all(engine, inputs)[spec.output].astype(np.float32)
+    try:
+        decode({spec.output: given[:1]}, spec)
+    except SpecError as error:
+        raise DataError(str(error)) from error
+    return given
+
+
 def _logits(engine: Engine, spec: Spec, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
     """(N, K), picture by picture.
 
@@ -237,12 +290,12 @@ def _logits(engine: Engine, spec: Spec, inputs: NDArray[np.generic]) -> NDArray[
 
 
 def _as_it_came(file: Path, place: int, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
-    """What OpenVINO gives by the file itself, (N, K), at this place of its outputs."""
+    """What OpenVINO gives by the file itself, (N, ...), at this place of its outputs."""
     from edgeattn.engines.openvino import openvino_core
 
     compiled = openvino_core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     rows = [np.array(compiled(np.ascontiguousarray(inputs[i : i + 1]))[place]) for i in range(len(inputs))]
-    return np.concatenate([row.reshape(1, -1) for row in rows]).astype(np.float32)
+    return np.concatenate(rows).astype(np.float32)
 
 
 def _in_kind(logits_NK: NDArray[np.float32], wanted_NK: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -252,7 +305,16 @@ def _in_kind(logits_NK: NDArray[np.float32], wanted_NK: NDArray[np.float32]) -> 
     return min((logits_NK, logs_NK, np.exp(logs_NK)), key=lambda given: float(np.abs(given - wanted_NK).max()))
 
 
-def _gates(file: Path, answers: Mapping[str, NDArray[np.float32]]) -> dict[str, dict[str, Any]]:
+def _apart(given: NDArray[np.float32], wanted: NDArray[np.float32], spec: Spec) -> float:
+    """How far answers are from what is wanted, as a fraction of its range; of a detector's boxes and scores, the greater."""
+    if spec.task == "classify":
+        return difference(given, wanted)
+    if wanted.shape[2] == 6:  # two boxes of about the same score may stand in another order
+        return max(difference(given[..., 4], wanted[..., 4]), 1.0 - agreeing(given, wanted, spec))
+    return max(difference(given[:, part], wanted[:, part]) for part in (slice(4), slice(4, None)))
+
+
+def _gates(file: Path, answers: Mapping[str, NDArray[np.float32]], spec: Spec) -> dict[str, dict[str, Any]]:
     """How far each one's answers are from the first one's.
 
     Raises:
@@ -261,7 +323,7 @@ def _gates(file: Path, answers: Mapping[str, NDArray[np.float32]]) -> dict[str, 
     reference, expected = next(iter(answers.items()))
     gates = {}
     for name, given in answers.items():
-        differs = difference(given, expected)
+        differs = _apart(given, expected, spec)
         if not differs <= PARITY:  # not a number is no agreement either
             raise GateError(
                 f"{file}: {name} answers otherwise than {reference} (by {differs:.1e} of the answers' range, "

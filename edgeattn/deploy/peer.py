@@ -25,6 +25,7 @@ def export_peer(bundle: Bundle, file: Path) -> tuple[Path, Path]:
     """Write `file` (.onnx) and the OpenVINO IR of its name beside it; return both.
 
     Raises:
+        SpecError: the model is no classifier.
         BundleError: the bundle has no float artefact.
         ImportError: OpenVINO is not installed.
     """
@@ -32,6 +33,7 @@ def export_peer(bundle: Bundle, file: Path) -> tuple[Path, Path]:
 
     from edgeattn.engines.openvino import openvino_core
 
+    bundle.spec.must_classify("export --peer")
     file = file.with_suffix(".onnx")
     file.parent.mkdir(parents=True, exist_ok=True)
     model = peer(onnx.load(bundle.file(bundle.artefact("onnxruntime", "float"))), bundle.spec)

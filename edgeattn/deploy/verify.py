@@ -35,7 +35,7 @@ from edgeattn.errors import BundleError, DataError, EngineError
 from edgeattn.evaluation import classify, looking, significance
 from edgeattn.imaging import Picture, crop_box, prepare
 from edgeattn.spec import Artefact, Spec
-from edgeattn.tasks import decode
+from edgeattn.tasks.classify import decode
 from edgeattn.timing import NS_PER_MS, Clock, monotonic_ns
 
 Shown = tuple[Picture, int | None] | tuple[Picture, int | None, Array]
@@ -90,10 +90,12 @@ def verify(
         clock: gives nanoseconds.
 
     Raises:
+        SpecError: the model is no classifier.
         BundleError: the bundle holds no such artefact, or no float one that opens.
         EngineError: an engine failed while it ran.
         DataError: no pictures, or labels that do not fit.
     """
+    bundle.spec.must_classify("verify")
     bounds = _Bounds(max_loss, max_flips, max_map_js, least_rank)
     with contextlib.ExitStack() as stack:
         runs = [_open(bundle, artefact, threads, stack) for artefact in _chosen(bundle, engines, precisions)]

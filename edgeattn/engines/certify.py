@@ -21,6 +21,7 @@ from edgeattn.engines.base import Engine, infer_all, wanted_outputs
 from edgeattn.engines.kept import keep, recall
 from edgeattn.errors import BundleError, EngineError
 from edgeattn.spec import Artefact
+from edgeattn.tasks import agreeing
 
 BOUND = 0.03
 """Greatest relative error of any output that passes: half precision stays far below, a wrong operator far above."""
@@ -129,7 +130,7 @@ def _compare(
         processor.close()
     names = wanted_outputs(bundle.spec, maps=maps)
     errors = {name: relative_error(found[name], wanted[name]) for name in names}
-    answers = (values[bundle.spec.output].reshape(len(inputs), -1).argmax(1) for values in (found, wanted))
+    output = bundle.spec.output
     told = opened.details
     return Certificate(
         device=str(told["device"]),
@@ -137,7 +138,7 @@ def _compare(
         driver=str(told.get("driver", "")),
         precision=artefact.precision,
         errors=errors,
-        agreement=float(np.mean(np.equal(*answers))),
+        agreement=agreeing(found[output], wanted[output], bundle.spec),
         n=len(inputs),
         verdict="passed" if max(errors.values()) <= BOUND else "failed",
     )

@@ -21,6 +21,7 @@ from edgeattn.engines.base import Array, Engine, checked_threads, infer_all
 from edgeattn.engines.kept import keep, recall
 from edgeattn.errors import BundleError, EngineError
 from edgeattn.spec import Artefact, Spec, weight_bits
+from edgeattn.tasks import agreeing
 from edgeattn.timing import NS_PER_MS, Clock, monotonic_ns
 from edgeattn.timing.environment import adds_bytes_exactly, processor_key, versions
 
@@ -185,7 +186,7 @@ def _trusted(
 
 
 def golden_agreement(engine: Engine, golden: Mapping[str, Array], spec: Spec) -> float:
-    """Share of golden inputs on which an engine's best class is the maker's; 0 when an answer is not finite.
+    """Share of golden inputs on which an engine's answer is the maker's; 0 when an answer is not finite.
 
     Without golden inputs there is nothing to disagree with: 1.
     """
@@ -194,7 +195,7 @@ def golden_agreement(engine: Engine, golden: Mapping[str, Array], spec: Spec) ->
     given = infer_all(engine, golden["inputs"])[spec.output]
     if not np.isfinite(given).all():
         return 0.0
-    return float(np.mean(given.argmax(axis=1) == golden[spec.output].argmax(axis=1)))
+    return agreeing(given, golden[spec.output], spec)
 
 
 def makers_agreement(artefact: Artefact) -> float:

@@ -165,7 +165,7 @@ class Bench:
         with spans("infer"):
             outputs = contender.engine.infer(self.image)
         with spans("decode"):
-            prediction = decode(outputs, spec)
+            prediction = decode(outputs, spec, picture.shape[:2])
         with spans("draw"):
             draw(picture, prediction)
         return outputs

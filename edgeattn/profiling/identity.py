@@ -16,7 +16,7 @@ MACHINE = ("cpu", "architecture", "flags", "usable_cores", "memory_mb")
 
 def model_of(bundle: Bundle) -> dict[str, Any]:
     """What a model takes and gives, and a digest of that and of its graph: weights that were trained anew do not change it."""
-    spec = {key: value for key, value in to_json(bundle.spec).items() if key != "rejection"}
+    spec = {key: value for key, value in to_json(bundle.spec).items() if key not in ("rejection", "thresholds")}
     told = json.dumps([spec, _structure(bundle)], sort_keys=True)
     shape = bundle.spec.input.shape
     return {

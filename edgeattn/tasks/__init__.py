@@ -1,34 +1,60 @@
-"""From a model's outputs to a result, and from a result to a drawing: a file a task, chosen here by `spec.task`."""
+"""From a model's outputs to a result, and from a result to a drawing and to JSON: a file a task, chosen here by `spec.task`.
+
+Every result has a `label` (what is there, in words), a `score` (how sure, 0 to 1) and `rejected` (nothing known is there).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from edgeattn.errors import SpecError
 from edgeattn.imaging import Picture
 from edgeattn.spec import Spec
-from edgeattn.tasks import classify
+from edgeattn.tasks import classify, detect
 from edgeattn.tasks.classify import Classification
+from edgeattn.tasks.detect import Detections
 
-__all__ = ["Classification", "Prediction", "decode", "draw"]
+__all__ = ["Classification", "Detections", "Prediction", "agreeing", "decode", "draw", "told"]
 
-Prediction = Classification
+Prediction = Classification | Detections
 
 
-def decode(outputs: Mapping[str, NDArray[Any]], spec: Spec) -> Prediction:
+def decode(outputs: Mapping[str, NDArray[Any]], spec: Spec, size: tuple[int, int] | None = None) -> Prediction:
     """Turn an engine's outputs (batch of one) into the task's result.
+
+    Args:
+        outputs: by name.
+        spec: the model's contract.
+        size: height and width of the frame, for results that lie somewhere in it; None: that of the input.
 
     Raises:
         SpecError: the outputs do not fit the spec.
     """
-    if spec.task == "classify":
-        return classify.decode(outputs, spec)
-    raise SpecError(f"task '{spec.task}' has no decoder in this version; update with: pip install --upgrade edgeattn")
+    return classify.decode(outputs, spec) if spec.task == "classify" else detect.decode(outputs, spec, size)
 
 
 def draw(picture: Picture, prediction: Prediction) -> Picture:
     """Draw a result over a copy of the frame, (H, W, 3) BGR bytes."""
+    if isinstance(prediction, Detections):
+        return detect.draw(picture, prediction)
     return classify.draw(picture, prediction)
+
+
+def told(prediction: Prediction) -> dict[str, Any]:
+    """A result as plain JSON values: a class, or a list of boxes."""
+    if isinstance(prediction, Detections):
+        return {"detections": detect.told(prediction)}
+    return {"label": prediction.label, "score": round(prediction.score, 4), "rejected": prediction.rejected}
+
+
+def agreeing(given: NDArray[Any], wanted: NDArray[Any], spec: Spec) -> float:
+    """Share of pictures on which two models' outputs (N, ...) say the same: the best class, or the boxes (see `detect.agree`)."""
+    if spec.task == "classify":
+        return float(np.mean(given.argmax(axis=1) == wanted.argmax(axis=1)))
+    pairs = [
+        [detect.decode({spec.output: rows[i : i + 1]}, spec) for rows in (given, wanted)] for i in range(len(wanted))
+    ]
+    return float(np.mean([detect.agree(*pair) for pair in pairs]))

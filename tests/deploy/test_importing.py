@@ -57,13 +57,13 @@ def test_an_ir_goes_the_way_of_our_own(
 
 def test_other_weights_are_measured_anew(eca_bundle: Bundle, tmp_path: Path) -> None:
     """The ladder remembers by the weights too, which an IR keeps in a second file."""
-    from edgeattn.deploy.importing import import_classifier
+    from edgeattn.deploy.importing import import_model
     from edgeattn.deploy.recipes import DEFAULT_PLAN
 
     _, ir = export_peer(eca_bundle, tmp_path / "peer")
     keys = set()
     for turn in range(2):
-        bundle = import_classifier(ir, tmp_path / f"b{turn}", discs.pictures(4, seed=1)).bundle
+        bundle = import_model(ir, tmp_path / f"b{turn}", discs.pictures(4, seed=1)).bundle
         ladder = Ladder(bundle, [np.zeros(1)], (), tmp_path)
         keys.add(ladder._key("openvino", DEFAULT_PLAN, tuned=False, turn=0))
         weights = np.fromfile(ir.with_suffix(".bin"), np.float32)

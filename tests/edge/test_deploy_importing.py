@@ -19,7 +19,7 @@ from edgeattn.bundle import load
 from edgeattn.cli import main
 from edgeattn.datasets.labelled import read_labels
 from edgeattn.deploy import importing, verify
-from edgeattn.deploy.importing import Labelled, import_classifier
+from edgeattn.deploy.importing import Labelled, import_model
 from edgeattn.deploy.lint import lint
 from edgeattn.deploy.peer import export_peer
 from edgeattn.engines import open_engine
@@ -100,7 +100,7 @@ FORMS = pytest.mark.parametrize(
 @FORMS
 def test_the_normalisation_is_found_by_trying(form: Any, engines: tuple[str, ...], tmp_path: Path) -> None:
     pictures = bytes_of(shades())
-    found = import_classifier(form(brightness(tmp_path / "m.onnx")), tmp_path / "m", pictures, labels=SIDES)
+    found = import_model(form(brightness(tmp_path / "m.onnx")), tmp_path / "m", pictures, labels=SIDES)
     assert [one.top1 for one in found.tried[:3]] == [1.0, 1.0, 0.5]
     assert (found.tried[0].normalisation, found.tried[0].channels) == ("0..1", "rgb")
     bundle = load(tmp_path / "m.edgeattn")
@@ -127,7 +127,7 @@ def test_the_order_of_channels_is_found_and_turned_inside(
     opponents = (np.eye(3)[:, ::-1] * 3 - 1) * 5
     pictures = tiny.pictures(24)
     file = form(a_model(tmp_path / "m.onnx", opponents, [0, 0, 0], last=last))
-    found = import_classifier(file, tmp_path / "m", pictures, labels=COLOURS)
+    found = import_model(file, tmp_path / "m", pictures, labels=COLOURS)
     assert found.tried[0].channels == "bgr"
     assert found.tried[0].top1 == 1.0
     spec = found.bundle.spec
@@ -144,14 +144,14 @@ def test_what_the_file_says_is_believed(tmp_path: Path) -> None:
     told = {"author": "Ultralytics", "task": "classify", "names": "{0: 'dark', 1: 'bright'}", "imgsz": "[64, 64]"}
     helper.set_model_props(model, told)
     onnx.save(model, file)
-    found = import_classifier(file, tmp_path / "m", bytes_of(shades()))
+    found = import_model(file, tmp_path / "m", bytes_of(shades()))
     assert found.tried == ()
     assert found.bundle.spec.labels == SIDES
     assert (found.bundle.spec.input.height, found.bundle.spec.input.std[0]) == (64, 255.0)
-    helper.set_model_props(model, told | {"task": "detect"})
+    helper.set_model_props(model, told | {"task": "segment"})
     onnx.save(model, file)
-    with pytest.raises(DataError, match="ultralytics to detect"):
-        import_classifier(file, tmp_path / "m", bytes_of(shades()))
+    with pytest.raises(DataError, match="ultralytics to segment"):
+        import_model(file, tmp_path / "m", bytes_of(shades()))
 
 
 def test_what_an_ultralytics_folder_says_is_believed(tmp_path: Path) -> None:
@@ -160,17 +160,17 @@ def test_what_an_ultralytics_folder_says_is_believed(tmp_path: Path) -> None:
     file = as_ir(brightness(folder / "m.onnx", size=("h", "w")))
     told = "description: x\ntask: {task}\nimgsz:\n- 64\n- 64\nnames:\n  0: 'no'\n  1: great\n    white, shark\n"
     (folder / "metadata.yaml").write_text(told.format(task="classify"))
-    found = import_classifier(folder, folder, bytes_of(shades()))
+    found = import_model(folder, folder, bytes_of(shades()))
     assert found.bundle.path == tmp_path / "yolo11n-cls_openvino_model.edgeattn"
     assert found.bundle.spec.labels == ("no", "great white, shark")
     assert (found.tried, found.bundle.spec.input.height) == ((), 64)
     assert found.failures == {"onnxruntime": "it does not read OpenVINO's IR"}
-    (folder / "metadata.yaml").write_text(told.format(task="detect"))
-    with pytest.raises(DataError, match="ultralytics to detect"):
-        import_classifier(folder, folder, bytes_of(shades()))
+    (folder / "metadata.yaml").write_text(told.format(task="segment"))
+    with pytest.raises(DataError, match="ultralytics to segment"):
+        import_model(folder, folder, bytes_of(shades()))
     (folder / "metadata.yaml").write_text("names: [")
     with pytest.raises(DataError, match=r"metadata.yaml cannot be read .* restore it, or remove it"):
-        import_classifier(file, folder, bytes_of(shades()))
+        import_model(file, folder, bytes_of(shades()))
 
 
 def told_to_model_api(file: Path, **told: str) -> Path:
@@ -198,7 +198,7 @@ def test_what_model_api_is_told_is_believed(form: Any, engines: tuple[str, ...],
         helper.set_model_props(model, {f"model_info {key}": value for key, value in told.items()})
         onnx.save(model, file)
     pictures = tiny.pictures(24)
-    found = import_classifier(file, tmp_path / "m", pictures)
+    found = import_model(file, tmp_path / "m", pictures)
     assert found.tried == ()
     spec = found.bundle.spec
     assert spec.labels == ("red_one", "green", "blue")
@@ -214,7 +214,7 @@ def test_what_model_api_is_told_is_believed(form: Any, engines: tuple[str, ...],
 def test_a_detector_that_model_api_knows_is_refused(tmp_path: Path) -> None:
     file = told_to_model_api(brightness(tmp_path / "m.onnx"), model_type="ssd", labels="dark bright")
     with pytest.raises(DataError, match="a model for ssd; this version imports classifiers"):
-        import_classifier(file, tmp_path / "m", bytes_of(shades()))
+        import_model(file, tmp_path / "m", bytes_of(shades()))
 
 
 def test_an_ir_that_is_changed_too_much_makes_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,13 +223,13 @@ def test_an_ir_that_is_changed_too_much_makes_no_bundle(tmp_path: Path, monkeypa
     original = importing._logits
     monkeypatch.setattr(importing, "_logits", lambda *given: original(*given) * 0.5)
     with pytest.raises(GateError, match="openvino answers otherwise than the file as it came"):
-        import_classifier(file, tmp_path / "m", bytes_of(shades()), labels=SIDES)
+        import_model(file, tmp_path / "m", bytes_of(shades()), labels=SIDES)
     assert not (tmp_path / "m.edgeattn").exists()
 
 
 def test_an_ir_has_no_onnx(tmp_path: Path) -> None:
     file = as_ir(brightness(tmp_path / "m.onnx"))
-    bundle = import_classifier(file, tmp_path / "m", bytes_of(shades()), labels=SIDES).bundle
+    bundle = import_model(file, tmp_path / "m", bytes_of(shades()), labels=SIDES).bundle
     assert sorted(bundle.sha256) == ["float.bin", "float.xml", "golden/golden.npz"]
     with pytest.raises(BundleError, match=r"no float artefact for onnxruntime.*came as OpenVINO's IR.*ONNX export"):
         bundle.artefact("onnxruntime", "float")
@@ -329,8 +329,8 @@ def quantized(file: Path) -> Path:
         (lambda f: as_ir(brightness(f)), (), "does not name its classes"),
         (lambda f: without_weights(as_ir(brightness(f))), SIDES, "lacks its weights; copy m.bin beside it"),
         (lambda f: cut_off(as_ir(brightness(f))), SIDES, r"m.xml cannot be read as OpenVINO IR"),
-        (two_inputs, SIDES, r"takes x .*, y .*; a classifier of pictures takes one input"),
-        (lambda f: as_ir(two_inputs(f)), SIDES, r"takes x .*, y .*; a classifier of pictures takes one input"),
+        (two_inputs, SIDES, r"takes x .*, y .*; a model of pictures takes one input"),
+        (lambda f: as_ir(two_inputs(f)), SIDES, r"takes x .*, y .*; a model of pictures takes one input"),
         (lambda f: as_ir(detector(f)), SIDES, r"gives boxes \[1, 6, 16\]: none fits 2 labels"),
         (quantized, SIDES, r"is quantized already \(2 times DequantizeLinear, QuantizeLinear\)"),
         (lambda f: as_ir(quantized(f)), SIDES, r"is quantized already \(1 times FakeQuantize\)"),
@@ -338,14 +338,14 @@ def quantized(file: Path) -> Path:
 )  # fmt: skip
 def test_what_cannot_be_run_is_refused(made: Any, labels: tuple[str, ...], said: str, tmp_path: Path) -> None:
     with pytest.raises(EdgeAttnError, match=said):
-        import_classifier(made(tmp_path / "m.onnx"), tmp_path / "m", bytes_of(shades()), labels=labels)
+        import_model(made(tmp_path / "m.onnx"), tmp_path / "m", bytes_of(shades()), labels=labels)
     assert not (tmp_path / "m.edgeattn").exists()
 
 
 @FORMS
 def test_a_size_left_open_is_chosen(form: Any, engines: tuple[str, ...], tmp_path: Path) -> None:
     file = form(brightness(tmp_path / "m.onnx", size=("h", "w")))
-    found = import_classifier(file, tmp_path / "m", bytes_of(shades()), labels=SIDES, imgsz=48, normalisation="0..1")
+    found = import_model(file, tmp_path / "m", bytes_of(shades()), labels=SIDES, imgsz=48, normalisation="0..1")
     assert found.bundle.spec.input.shape == (1, 3, 48, 48)
     assert [artefact.gates["parity"]["verdict"] for artefact in found.bundle.artefacts] == ["passed"] * len(engines)
 
@@ -367,7 +367,7 @@ def test_an_old_opset_is_raised(tmp_path: Path) -> None:
         ],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=4), tmp_path / "m.onnx")
-    found = import_classifier(tmp_path / "m.onnx", tmp_path / "m", bytes_of(shades()), labels=SIDES)
+    found = import_model(tmp_path / "m.onnx", tmp_path / "m", bytes_of(shades()), labels=SIDES)
     assert found.tried[0].normalisation == "0..1"
     held = onnx.load(found.bundle.path / "float.onnx")
     assert [entry.version for entry in held.opset_import] == [13]
@@ -382,7 +382,7 @@ def test_engines_that_differ_make_no_bundle(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(importing, "_logits", off)
     with pytest.raises(GateError, match="openvino answers otherwise than onnxruntime"):
-        import_classifier(brightness(tmp_path / "m.onnx"), tmp_path / "m", bytes_of(shades()), labels=SIDES)
+        import_model(brightness(tmp_path / "m.onnx"), tmp_path / "m", bytes_of(shades()), labels=SIDES)
     assert not (tmp_path / "m.edgeattn").exists()
 
 

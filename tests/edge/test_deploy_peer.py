@@ -10,7 +10,7 @@ import tiny
 
 from edgeattn.bundle import Bundle, load
 from edgeattn.deploy.foreign import ZERO_TO_ONE, metadata, read_graph
-from edgeattn.deploy.importing import import_classifier
+from edgeattn.deploy.importing import import_model
 from edgeattn.deploy.peer import export_peer
 from edgeattn.engines import open_engine
 from edgeattn.engines.openvino import openvino_core
@@ -43,7 +43,7 @@ def test_out_to_others_and_back(tiny_bundle: Bundle, tmp_path: Path) -> None:
         file, ir = export_peer(bundle, tmp_path / f"peer{turn}")
         assert [value.name for value in onnxruntime.InferenceSession(file).get_outputs()] == ["output0"]
         assert openvino_core().read_model(ir).get_rt_info(["model_info", "labels"]).astype(str) == "red green blue"
-        found = import_classifier(file, tmp_path / f"back{turn}", tiny.pictures(12))
+        found = import_model(file, tmp_path / f"back{turn}", tiny.pictures(12))
         assert found.tried == (), "its metadata say all"
         assert found.bundle.spec.labels == tiny.LABELS
         assert answers(found.bundle) == [pytest.approx(row, abs=1e-4) for row in expected]

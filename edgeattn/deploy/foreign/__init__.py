@@ -1,4 +1,4 @@
-"""A classifier from elsewhere, ONNX or OpenVINO IR: what it says of itself, what it takes and gives.
+"""A model from elsewhere, ONNX or OpenVINO IR: what it says of itself, what it takes and gives.
 
 What differs between the two forms is in `onnx` and `openvino`, behind `graph.Graph`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import math
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from edgeattn.datasets.labelled import distinct
 from edgeattn.deploy.foreign.graph import Graph, Port
 from edgeattn.errors import DataError
-from edgeattn.spec import InputSpec
+from edgeattn.spec import InputSpec, Task
 
 __all__ = [
     "Graph",
@@ -32,6 +33,7 @@ Triple = tuple[float, float, float]
 Normalisation = tuple[Triple, Triple]
 """RGB mean and divisor on the 0-255 scale."""
 ZERO_TO_ONE: Normalisation = ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
+IMPORTED = "classifiers, and detectors of ultralytics' form"
 CLASSIFIERS = ("", "classification", "yolo")
 """Model API's types that may be classifiers: ultralytics writes YOLO for all of its tasks."""
 
@@ -48,6 +50,8 @@ class Metadata:
     """Their order."""
     imgsz: int | None = None
     """Side of its input."""
+    task: Task | None = None
+    """What it does."""
 
 
 def model_file(path: Path) -> Path:
@@ -100,15 +104,15 @@ def metadata(told: Mapping[str, str]) -> Metadata:
         DataError: it is a model for another task.
     """
     if {"task", "names", "imgsz"} <= told.keys():
-        if told["task"] != "classify":
-            raise DataError(f"this is a model of ultralytics to {told['task']}; this version imports classifiers")
+        task = told["task"]
+        if task not in typing.get_args(Task):
+            raise DataError(f"this is a model of ultralytics to {task}; this version imports {IMPORTED}")
         names = ast.literal_eval(told["names"])
-        return Metadata(
-            distinct([names[i] for i in sorted(names)]), ZERO_TO_ONE, "rgb", ast.literal_eval(told["imgsz"])[0]
-        )
+        labels, side = distinct([names[i] for i in sorted(names)]), ast.literal_eval(told["imgsz"])[0]
+        return Metadata(labels, ZERO_TO_ONE, "rgb", side, typing.cast("Task", task))
     api = {key.removeprefix("model_info "): value for key, value in told.items() if key.startswith("model_info ")}
     if api.get("model_type", "").lower() not in CLASSIFIERS:
-        raise DataError(f"this is a model for {api['model_type']}; this version imports classifiers")
+        raise DataError(f"this is a model for {api['model_type']}; this version imports {IMPORTED}")
     # Model API reads BGR pictures and reverses them before it normalises: its means are in the model's order.
     order = {"true": "rgb", "yes": "rgb", "false": "bgr", "no": "bgr"}
     channels = order.get(api.get("reverse_input_channels", "").lower(), "")
@@ -145,7 +149,7 @@ def input_of(graph: Graph, file: Path, imgsz: int | None) -> tuple[InputSpec, bo
     """
     shapes = ", ".join(map(str, graph.inputs))
     if len(graph.inputs) != 1 or len(graph.inputs[0].shape) != 4:
-        raise DataError(f"{file} takes {shapes}; a classifier of pictures takes one input of four dimensions")
+        raise DataError(f"{file} takes {shapes}; a model of pictures takes one input of four dimensions")
     (given,) = graph.inputs
     if given.kind != "float32":
         raise DataError(f"{file} takes numbers of type {given.kind}; export it with float32 inputs")
@@ -161,13 +165,17 @@ def input_of(graph: Graph, file: Path, imgsz: int | None) -> tuple[InputSpec, bo
     return InputSpec(height or imgsz or 0, width or imgsz or 0, "nchw_f32", name=given.name), nhwc
 
 
-def output_of(graph: Graph, file: Path, classes: int) -> str:
-    """Name of the output that holds the logits.
+def output_of(graph: Graph, file: Path, classes: int, task: Task = "classify") -> str:
+    """Name of the output that holds the logits, or a detector's boxes.
 
     Raises:
-        DataError: none, or more than one, has a number for each class.
+        DataError: none, or more than one, has a number for each class, or one of a detector's forms (see `tasks.detect`).
     """
-    found = [port for port in graph.outputs if math.prod(port.shape[1:] or (0,)) == classes]
+    if task == "detect":
+        threes = [port for port in graph.outputs if len(port.shape) == 3]
+        found = [port for port in threes if port.shape[2] == 6 or port.shape[1] == 4 + classes]
+    else:
+        found = [port for port in graph.outputs if math.prod(port.shape[1:] or (0,)) == classes]
     if not found and len(graph.outputs) == 1 and 0 in (graph.outputs[0].shape[1:] or (0,)):
         found = [graph.outputs[0]]  # checked when it is run
     if len(found) != 1:

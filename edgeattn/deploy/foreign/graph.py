@@ -23,7 +23,7 @@ class Port:
 
 
 class Graph(Protocol):
-    """A classifier from elsewhere, changed in place; it has one input when the changing begins."""
+    """A model from elsewhere, changed in place; it has one input when the changing begins."""
 
     engines: tuple[str, ...]
     """Engines that read this form."""
