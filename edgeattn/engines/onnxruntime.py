@@ -209,7 +209,7 @@ class OnnxRuntimeEngine:
         if self._layers is None:
             key = {
                 "model": sha256(self._file), "outputs": self._outputs, "version": self.details["version"],
-                "processor": processor_key(),
+                "processor": processor_key(), "without": UNWANTED_OPTIMIZERS,
             }  # fmt: skip
             known = recall(KEPT, key, _Graph)
             if known is None:
