@@ -89,11 +89,11 @@ def measure_blocks(bundle: Bundle, engine: Engine, image: Array) -> Blocks:
         EngineError: the engine does not tell the times of parts.
     """
     names = [each.block for each in bundle.spec.maps]
-    if not any(part_of(name, names) in names for layer in engine.layers for name in layer.names):
+    counted = engine.count(image, lambda nodes, reads: group(nodes, reads, names))
+    if not set(names).intersection(counted.groups):
         raise BundleError(
             "no operator bears the name of an attention block (exported by an older edgeattn? export it again)"
         )
-    counted = engine.count(image, lambda nodes, reads: group(nodes, reads, names))
     total = sum(counted.ms.values())
     fused = _fused(counted.nodes, counted.groups, names)
     blocks = [
