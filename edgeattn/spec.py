@@ -265,3 +265,14 @@ def parse(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise SpecError(f"{where} must be of type {wanted.__name__}, not {type(value).__name__} ({value!r})")
     return value
+
+
+def block_of(path: str) -> str | None:
+    """The attention block in whose branch a path lies, as bundle.json names it; None for a path outside of branches."""
+    head, found, _ = f"{path}.".partition(".attention.")
+    return head if found else None
+
+
+def path_of(name: str) -> str:
+    """The path of the module that an operator of this name comes from; the exporter names it PATH/OPERATOR_NUMBER."""
+    return name.split("/", 1)[0]

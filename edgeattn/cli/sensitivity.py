@@ -108,8 +108,9 @@ def _told(found: Sensitivity) -> str:
 
 def _page(path: Path, bundle: Bundle, found: Sequence[Sensitivity]) -> None:
     from edgeattn import __version__
-    from edgeattn.deploy.names import in_attention, path_of
+    from edgeattn.deploy.names import in_attention
     from edgeattn.evaluation import report
+    from edgeattn.spec import path_of
 
     charts = []
     for one in found:

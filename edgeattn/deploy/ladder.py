@@ -16,7 +16,6 @@ import onnx
 
 from edgeattn.bundle import Bundle, extend, sha256
 from edgeattn.deploy.export import versions
-from edgeattn.deploy.names import block_of, path_of
 from edgeattn.deploy.recipes import (
     ATTENTION_ORT,
     ATTENTION_OV,
@@ -33,7 +32,7 @@ from edgeattn.deploy.verify import LEAST_RANK, MAX_LOSS, MAX_MAP_JS, verify
 from edgeattn.engines import held
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
-from edgeattn.spec import Artefact, from_json, to_json
+from edgeattn.spec import Artefact, block_of, from_json, path_of, to_json
 
 Made = tuple[Artefact, dict[str, Path | bytes]]
 """An artefact and its files."""

@@ -16,9 +16,9 @@ import onnx
 from onnx import TensorProto
 
 from edgeattn.bundle import Bundle
-from edgeattn.deploy.names import path_of
 from edgeattn.engines.onnxruntime import only_outputs
 from edgeattn.errors import NameNotFoundError
+from edgeattn.spec import path_of
 
 Level = Literal["refused", "wrong", "falls back", "slow"]
 """What happens: it does not compile; it answers wrongly; a part runs on the CPU or in software; it runs, slower or larger."""

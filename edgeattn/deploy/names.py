@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from edgeattn.spec import block_of
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -82,14 +84,3 @@ def _scope(name: str, modules: Collection[str]) -> str:
 def in_attention(path: str) -> bool:
     """Whether a path, of a module or of a weight, lies in an attention branch."""
     return block_of(path) is not None
-
-
-def block_of(path: str) -> str | None:
-    """The attention block in whose branch a path lies, as bundle.json names it; None for a path outside of branches."""
-    head, found, _ = f"{path}.".partition(".attention.")
-    return head if found else None
-
-
-def path_of(name: str) -> str:
-    """The path of the module that a node of this name comes from."""
-    return name.split("/", 1)[0]

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeattn.bundle import Bundle, write
-from edgeattn.deploy.names import WRAPPER, attending, path_of
+from edgeattn.deploy.names import WRAPPER, attending
 from edgeattn.engines import open_engine
 from edgeattn.engines.base import infer_all
-from edgeattn.spec import MapSpec
+from edgeattn.spec import MapSpec, path_of
 
 PARITY = 1e-4
 """Greatest difference between torch and an engine, as a fraction of the range of the logits (or of a map)."""

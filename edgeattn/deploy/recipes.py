@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from edgeattn.deploy.calibration import Reader
 from edgeattn.deploy.export import quiet, versions
-from edgeattn.deploy.names import block_of, in_attention, path_of
+from edgeattn.deploy.names import in_attention
 from edgeattn.errors import EdgeAttnError
-from edgeattn.spec import Artefact, weight_bits
+from edgeattn.spec import Artefact, block_of, path_of, weight_bits
 
 Input = NDArray[np.generic]
 

@@ -16,6 +16,7 @@ from edgeattn.engines.base import Array, Engine, Layer
 from edgeattn.engines.onnxruntime import FLOAT, INTEGER
 from edgeattn.engines.openvino import COMPUTING
 from edgeattn.errors import BundleError
+from edgeattn.spec import block_of, path_of
 
 ATTENTION = "attention"
 """All attention blocks together."""
@@ -136,11 +137,11 @@ def _part(names: Sequence[str], attention: Collection[str]) -> str | None:
 
 def part_of(name: str, attention: Collection[str]) -> str | None:
     """The part that an operator of this name belongs to; None: its name does not tell."""
-    path, found, _ = name.partition("/")
-    if not found or path == "-":
+    path = path_of(name)
+    if path in (name, "-"):
         return None
-    head, inside, _ = f"{path}.".partition(".attention.")
-    if inside:
+    head = block_of(path)
+    if head is not None:
         return next((block for block in attention if f".{head}".endswith(f".{block}")), head)
     stage = re.match(r"(?:backbone\.)?((?:stages|downs)\.\d+|[A-Za-z_]+)", path)
     return stage.group(1) if stage else OTHER

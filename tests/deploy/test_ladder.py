@@ -16,9 +16,9 @@ from edgeattn.deploy import quantize
 from edgeattn.deploy.climb import climb
 from edgeattn.deploy.export import Deployed, to_onnx
 from edgeattn.deploy.ladder import Bounds
-from edgeattn.deploy.names import path_of
 from edgeattn.deploy.recipes import Plan, float_nodes
 from edgeattn.errors import EdgeAttnError
+from edgeattn.spec import path_of
 from edgeattn.train import Trained
 
 ORT = ("onnxruntime",)
