@@ -71,7 +71,7 @@ def test_verbs_of_the_edge_never_load_the_training_half(tiny_bundle: Bundle, tmp
     code = f"import sys, edgeattn.cli\nsys.argv = {arguments}\n"
     code += "try: edgeattn.cli.main()\nexcept SystemExit as end: assert not end.code"
     loaded = loaded_after(code)
-    assert "onnxruntime" in loaded  # it did run
+    assert loaded & {"onnxruntime", "openvino"}  # it did run, on whichever was the faster here
     assert not loaded & TRAINING
 
 
