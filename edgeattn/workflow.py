@@ -35,9 +35,10 @@ from edgeattn.spec import to_json
 from edgeattn.timing.bar import progress_bar
 from edgeattn.train.augment import Augment
 from edgeattn.train.loader import FolderViews, PictureFiles, TrainingData
-from edgeattn.train.loop import answers, train, views_per_second
+from edgeattn.train.loop import train, views_per_second
 from edgeattn.train.recipe import Recipe, load_recipe
 from edgeattn.train.runs import Trained, load_run, weights_attributions
+from edgeattn.train.tasks.classify import answers
 
 Say = Callable[[str], None]
 

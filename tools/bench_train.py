@@ -57,7 +57,7 @@ def main() -> None:
         batches = (batch for epoch in range(1000) for batch in run.loader.epoch(epoch))
         run.objective.train()
         first = next(batches)
-        x_BCHW, label_B = normalise(first.pictures), first.labels
+        x_BCHW, label_B = normalise(first.pictures), first.truths
 
         def bare() -> None:
             optimizer.zero_grad()

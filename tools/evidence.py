@@ -34,7 +34,7 @@ from edgeattn.nn.cost import cost
 from edgeattn.timing.environment import environment
 from edgeattn.train import Recipe, TrainingData, train
 from edgeattn.train.augment import Augment
-from edgeattn.train.loop import top1
+from edgeattn.train.loop import figure
 from edgeattn.train.sources import open_data
 
 CIFAR = Augment(
@@ -86,7 +86,7 @@ def run(recipe: Recipe, folder: Path, data: TrainingData, name: str, *, int8: bo
     line = cell(recipe, name) | {
         "parameters": found.parameters, "macs": found.macs,
         "validation_top1": round(trained.metrics["validation_top1"], 5),
-        "test_n": len(data.test), "test_top1": round(top1(trained.model, data.test, recipe), 5),
+        "test_n": len(data.test), "test_top1": round(figure(trained.model, data.test, recipe, data.labels), 5),
         "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
     if not int8:

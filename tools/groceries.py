@@ -23,8 +23,8 @@ from edgeattn import workflow
 from edgeattn._cv2 import cv2
 from edgeattn.imaging import Picture, read_picture
 from edgeattn.train import Trained
-from edgeattn.train.loop import answers
 from edgeattn.train.sources import open_data
+from edgeattn.train.tasks.classify import answers
 
 LEAST_SIDE = 16
 

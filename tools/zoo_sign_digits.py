@@ -196,7 +196,7 @@ def threshold(model: nn.Module, recipe: Recipe, validation: Sequence[tuple[Pictu
     """Greatest threshold at which at most a share `rejected` of the validation hands is answered with "none of these"."""
     best = []
     with torch.inference_mode():
-        for batch, _ in evaluation_batches(validation, recipe.input):
+        for batch in evaluation_batches(validation, recipe.input):
             shares = model(normalise(batch)).softmax(1).numpy()
             best += list(np.where(shares[:, NONE] >= shares[:, :NONE].max(1), 0.0, shares[:, :NONE].max(1)))
     return round(float(np.quantile(best, rejected)), 4)

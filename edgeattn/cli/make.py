@@ -83,9 +83,10 @@ def summary(made: Made) -> dict[str, Any]:
 
 def test_accuracy(made: Made, pictures: Any) -> float | None:
     """Top-1 of the student on the test pictures; None: there are none."""
-    from edgeattn.train.loop import top1
+    from edgeattn.train.loop import figure
 
-    return top1(made.trained.model, pictures, made.trained.recipe) if len(pictures) else None
+    trained = made.trained
+    return figure(trained.model, pictures, trained.recipe, trained.labels) if len(pictures) else None
 
 
 def offer(made: Made, out: Path, name: str, data: Any) -> None:

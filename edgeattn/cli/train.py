@@ -51,6 +51,7 @@ def train(
     """Train a model; the run's folder keeps the recipe, the metrics, the weights and the last checkpoint."""
     need_training("edgeattn train")
     from edgeattn.spec import to_json
+    from edgeattn.train.loop import told
     from edgeattn.train.loop import train as fit
     from edgeattn.train.recipe import Recipe, override
     from edgeattn.train.runs import check
@@ -76,7 +77,7 @@ def train(
     for note in pictures.notes:
         say(note)
     trained = fit(recipe, out, data=pictures, resume=resume)
-    say(f"validation top-1 {trained.metrics['validation_top1']:.1%} on {len(pictures.validation)} pictures")
+    say(f"{told(recipe, trained.metrics)} on {len(pictures.validation)} pictures")
     write_json(
         json, {"schema": "edgeattn.train/1", "run": str(out), "recipe": to_json(recipe), "metrics": trained.metrics}
     )

@@ -157,8 +157,15 @@ class Backbone(nn.Module):
     """What comes before the blocks of each stage, and makes the map smaller."""
     stages: nn.ModuleList
     """Lists of `Slot`s."""
-    channels: int
-    """Channels of the last stage."""
+    widths: tuple[int, ...]
+    """Channels of each stage."""
+    strides: tuple[int, ...]
+    """Pixels of the input to one place of each stage's map."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the last stage."""
+        return self.widths[-1]
 
     @property
     def has_maps(self) -> bool:
@@ -173,16 +180,22 @@ class Backbone(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Features of the last stage."""
+        return self.pyramid(x_BCHW)[-1]
+
+    def pyramid(self, x_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """Features of every stage, from the finest to the coarsest."""
+        found = []
         x_BCHW = self.stem(x_BCHW)
         for down, stage in zip(self.downs, self.stages, strict=True):
             x_BCHW = down(x_BCHW)
             for block in stage:  # type: ignore[attr-defined]
                 x_BCHW = block(x_BCHW)
-        return x_BCHW
+            found.append(x_BCHW)
+        return tuple(found)
 
-    def attend(self, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Features of the last stage, and the map (B, h, w) of every filled slot by its block's path."""
-        maps: dict[str, Tensor] = {}
+    def attend(self, x_BCHW: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """As `pyramid`, with the map (B, h, w) of every filled slot by its block's path."""
+        found, maps = [], {}
         x_BCHW = self.stem(x_BCHW)
         for s, (down, stage) in enumerate(zip(self.downs, self.stages, strict=True)):
             x_BCHW = down(x_BCHW)
@@ -191,7 +204,8 @@ class Backbone(nn.Module):
                     x_BCHW = block(x_BCHW)
                 else:
                     x_BCHW, maps[f"stages.{s}.{b}"] = block.attend(x_BCHW)
-        return x_BCHW, maps
+            found.append(x_BCHW)
+        return tuple(found), maps
 
     def deploy(self) -> None:
         """Fold every BatchNorm and shortcut that can be folded exactly, in place; the model must be in eval mode."""
@@ -244,4 +258,5 @@ class EdgeMeta(Backbone):
             )
             for stage, (width, depth) in enumerate(zip(widths, depths, strict=True))
         )
-        self.channels = widths[-1]
+        self.widths = widths
+        self.strides = tuple(stride << stage for stage in range(4))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from edgeattn.nn.layers import global_mean
 
 
 class ClassificationHead(nn.Module):
-    """Global average pooling, dropout, one linear layer: (B, C, H, W) -> (B, K)."""
+    """Global average pooling of the last stage (B, C, H, W), dropout, one linear layer: -> (B, K)."""
 
     def __init__(self, channels: int, classes: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(channels, classes)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Logits."""
-        return self.linear(self.dropout(global_mean(x_BCHW).flatten(1)))  # type: ignore[no-any-return]
+        return self.linear(self.dropout(global_mean(stages[-1]).flatten(1)))  # type: ignore[no-any-return]

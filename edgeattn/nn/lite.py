@@ -75,7 +75,8 @@ class Lite(Backbone):
             side = math.ceil(imgsz / (4 << stage))
             self.downs.append(down)
             self.stages.append(nn.ModuleList([Slot(channels, slot_attention(attention, stage, channels, side))]))
-        self.channels = channels
+        self.widths = tuple(stage[-1][0] for stage in STAGES)
+        self.strides = tuple(4 << stage for stage in range(len(STAGES)))
         self._load()
 
     def _load(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,8 +23,53 @@ OTHERS: dict[str, Callable[..., Backbone]] = {LITE: Lite, "resnet20": ResNet20}
 """Backbones beside EdgeMeta's sizes; called as `f(attention, imgsz=...)`."""
 
 
-class Classifier(nn.Module):
-    """A backbone with a classification head: (B, 3, H, W), normalised by (x - 128) / 128, -> logits (B, K)."""
+class Net(nn.Module):
+    """A backbone with a task's head: (B, 3, H, W), normalised by (x - 128) / 128, -> what the head answers.
+
+    The head is called with the features of every stage; one with attention of its own has `attend`, as the backbone has.
+    """
+
+    def __init__(self, backbone: Backbone, head: nn.Module, attention: str) -> None:
+        """Put them together; `attention` is the name of what fills the slots."""
+        super().__init__()
+        self.backbone, self.head, self.attention = backbone, head, attention
+
+    def forward(self, x_BCHW: Tensor) -> Any:
+        """The head's answer."""
+        return self.head(self.backbone.pyramid(x_BCHW))
+
+    def forward_features(self, x_BCHW: Tensor) -> Tensor:
+        """Features (B, C, h, w) of the last stage; named as timm's models name it."""
+        return self.backbone(x_BCHW)  # type: ignore[no-any-return]
+
+    def attend(self, x_BCHW: Tensor) -> tuple[Any, dict[str, Tensor]]:
+        """The answer, and the map (B, h, w) of every attention block by its path; no maps without attention."""
+        answer, maps, _ = self.watch(x_BCHW)
+        return answer, maps
+
+    def watch(self, x_BCHW: Tensor, *, maps: bool = True) -> tuple[Any, dict[str, Tensor], Tensor]:
+        """As `attend`, with the features of the last stage; without `maps` none are made."""
+        found: dict[str, Tensor] = {}
+        if maps and self.backbone.has_maps:
+            stages, found = self.backbone.attend(x_BCHW)
+        else:
+            stages = self.backbone.pyramid(x_BCHW)
+        if not maps or not hasattr(self.head, "attend"):
+            return self.head(stages), found, stages[-1]
+        answer, more = self.head.attend(stages)  # type: ignore[operator]
+        return answer, found | more, stages[-1]
+
+    def deployed(self) -> Net:
+        """A copy in eval mode with everything folded that folds exactly."""
+        twin = copy.deepcopy(self).cpu().eval()
+        twin.backbone.deploy()
+        if hasattr(twin.head, "deploy"):
+            twin.head.deploy()  # type: ignore[operator]
+        return twin
+
+
+class Classifier(Net):
+    """Logits (B, K)."""
 
     def __init__(
         self,
@@ -36,39 +82,21 @@ class Classifier(nn.Module):
         hidden: Sequence[int] | None = None,
     ) -> None:
         """Build it; `size` is one of EdgeMeta or of `OTHERS`, `hidden` as `EdgeMeta` takes it."""
-        super().__init__()
-        self.backbone: Backbone = (
-            OTHERS[size](attention, imgsz=imgsz)
-            if size in OTHERS
-            else EdgeMeta(size, attention, imgsz=imgsz, hidden=hidden)
-        )
-        self.head = ClassificationHead(self.backbone.channels, classes, dropout=dropout)
-        self.attention = attention
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        return self.forward_head(self.forward_features(x_BCHW))
-
-    def forward_features(self, x_BCHW: Tensor) -> Tensor:
-        """Features (B, C, h, w) of the last stage; named as timm's models name it."""
-        return self.backbone(x_BCHW)  # type: ignore[no-any-return]
+        backbone = build_backbone(size, attention, imgsz=imgsz, hidden=hidden)
+        super().__init__(backbone, ClassificationHead(backbone.channels, classes, dropout=dropout), attention)
 
     def forward_head(self, features_BChw: Tensor) -> Tensor:
         """Logits (B, K) of features."""
-        return self.head(features_BChw)  # type: ignore[no-any-return]
+        return self.head((features_BChw,))  # type: ignore[no-any-return]
 
-    def attend(self, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits (B, K), and the map (B, h, w) of every attention block by its path; no maps without attention."""
-        if not self.backbone.has_maps:
-            return self(x_BCHW), {}
-        features_BCHW, maps = self.backbone.attend(x_BCHW)
-        return self.head(features_BCHW), maps
 
-    def deployed(self) -> Classifier:
-        """A copy in eval mode with everything folded that folds exactly."""
-        twin = copy.deepcopy(self).cpu().eval()
-        twin.backbone.deploy()
-        return twin
+def build_backbone(name: str, attention: str, *, imgsz: int, hidden: Sequence[int] | None = None) -> Backbone:
+    """Build a backbone: a size of EdgeMeta, `hidden` as it takes it, or one of `OTHERS`."""
+    return (
+        OTHERS[name](attention, imgsz=imgsz)
+        if name in OTHERS
+        else EdgeMeta(name, attention, imgsz=imgsz, hidden=hidden)
+    )
 
 
 def build_model(

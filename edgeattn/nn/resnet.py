@@ -75,7 +75,8 @@ class ResNet20(Backbone):
                 blocks.append(ResidualBlock(channels, width, stride, slot_attention(attention, stage, width, side)))
                 channels = width
             self.stages.append(blocks)
-        self.channels = channels
+        self.widths = WIDTHS
+        self.strides = tuple(1 << stage for stage in range(len(WIDTHS)))
         with torch.no_grad():
             for module in self.modules():
                 if isinstance(module, ConvNorm):

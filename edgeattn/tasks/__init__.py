@@ -6,20 +6,32 @@ Every result has a `label` (what is there, in words), a `score` (how sure, 0 to 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.imaging import Picture
-from edgeattn.spec import Spec
+from edgeattn.spec import Spec, Task
 from edgeattn.tasks import classify, detect
 from edgeattn.tasks.classify import Classification
 from edgeattn.tasks.detect import Detections
 
-__all__ = ["Classification", "Detections", "Prediction", "agreeing", "decode", "draw", "told"]
+__all__ = ["FIGURES", "Classification", "Detections", "Figure", "Prediction", "agreeing", "decode", "draw", "told"]
 
 Prediction = Classification | Detections
+
+
+class Figure(NamedTuple):
+    """By what a model of a task is judged: 0 to 1, more is better."""
+
+    key: str
+    """In JSON."""
+    name: str
+    """In words."""
+
+
+FIGURES: dict[Task, Figure] = {"classify": Figure("top1", "top-1"), "detect": Figure("map50", "mAP50")}
 
 
 def decode(outputs: Mapping[str, NDArray[Any]], spec: Spec, size: tuple[int, int] | None = None) -> Prediction:

@@ -102,7 +102,7 @@ class Distiller(nn.Module):
         return {name: METHODS[name].weight * self._term(name, student, teacher, label_B) for name in self.names}
 
     def _term(self, name: str, student: Seen, teacher: Seen, label_B: Tensor) -> Tensor:
-        logits = student.logits, teacher.logits
+        logits = student.answer, teacher.answer
         if name == "kd":
             return kd(*logits)
         if name == "dkd":

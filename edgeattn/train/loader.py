@@ -7,7 +7,7 @@ one would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -32,6 +32,7 @@ CACHE_BYTES = 1_500_000_000
 WHERE_STRIDE = 4
 """Where to look is handed on at a quarter of the input's size, which no map of ours exceeds."""
 
+Stack = Callable[[Sequence[Any]], torch.Tensor]
 Where = NDArray[np.float32]
 """Where to look, not negative, of any scale; all zero: not known."""
 
@@ -41,8 +42,8 @@ class View(NamedTuple):
 
     picture: Picture
     """(H, W, 3) BGR bytes, of the input's own size."""
-    label: int
-    """Place of its class in the labels."""
+    truth: Any
+    """What is to be answered: of a classifier, the place of the class in the labels; see the files of `train.tasks`."""
     where: Where | None = None
     """Where to look on it, (H, W); None in data that never tells."""
 
@@ -52,8 +53,8 @@ class Batch(NamedTuple):
 
     pictures: torch.Tensor
     """(B, H, W, 3) RGB bytes."""
-    labels: torch.Tensor
-    """(B,) labels."""
+    truths: torch.Tensor
+    """(B, ...): what is to be answered, as the task stacks it."""
     where: torch.Tensor
     """(B, H/4, W/4): where to look; (B, 0, 0) where the data never tells."""
     places: torch.Tensor
@@ -75,8 +76,8 @@ class Views(Protocol):
     def __len__(self) -> int:
         """Number of pictures in an epoch."""
 
-    def view(self, index: int, rng: np.random.Generator) -> View | tuple[Picture, int]:
-        """A freshly augmented picture of the input's own size, (H, W, 3) BGR bytes, and its label."""
+    def view(self, index: int, rng: np.random.Generator) -> View | tuple[Picture, Any]:
+        """A freshly augmented picture of the input's own size, (H, W, 3) BGR bytes, and its truth."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,9 @@ class TrainingData:
     """Names of the classes, in the order of the logits."""
     train: Views
     """Training pictures, augmented."""
-    validation: Sequence[tuple[Picture, int]]
-    """Pictures of any size with their labels, for choices."""
-    test: Sequence[tuple[Picture, int]] = ()
+    validation: Sequence[tuple[Picture, Any]]
+    """Pictures of any size with their truths, for choices."""
+    test: Sequence[tuple[Picture, Any]] = ()
     """Likewise, opened once at the end."""
     calibration: Calibration | None = None
     """A set drawn from the training pictures, to quantize on."""
@@ -189,8 +190,8 @@ class ArrayPictures(Sequence[tuple[Picture, int]]):
 
 
 class _Epoch(Dataset[Batch]):
-    def __init__(self, views: Views, seed: int, kept: int) -> None:
-        self.views, self.seed, self.kept = views, seed, kept
+    def __init__(self, views: Views, seed: int, kept: int, stack: Stack) -> None:
+        self.views, self.seed, self.kept, self.stack = views, seed, kept, stack
 
     def __len__(self) -> int:
         return len(self.views)
@@ -205,7 +206,7 @@ class _Epoch(Dataset[Batch]):
             cv2.setNumThreads(threads)
         return Batch(
             torch.from_numpy(np.stack([cv2.cvtColor(view.picture, cv2.COLOR_BGR2RGB) for view in views])),
-            torch.tensor([view.label for view in views]),
+            self.stack([view.truth for view in views]),
             torch.from_numpy(np.stack([_small(view) for view in views])),
             torch.tensor([index + self._shown(epoch) * len(self) for epoch, index in keys]),
         )
@@ -260,10 +261,11 @@ class Loader:
         workers: int,
         part: tuple[int, int] = (0, 1),
         kept: int = 0,
+        stack: Stack = torch.tensor,
     ) -> None:
         """Open it for one of several processes: `part` is its number and how many there are.
 
-        With `kept`, the views of that many epochs are shown again and again.
+        With `kept`, the views of that many epochs are shown again and again. `stack` makes one tensor of the views' truths.
 
         Raises:
             DataError: a batch has fewer than two pictures for each.
@@ -273,7 +275,7 @@ class Loader:
             raise DataError(f"{self.batch_size} pictures a step are too few for {part[1]} processes; raise batch_size")
         self.order = _Order(len(views), seed, self.batch_size, part)
         self.batches: DataLoader[Batch] = DataLoader(
-            _Epoch(views, seed, kept),
+            _Epoch(views, seed, kept, stack),
             batch_sampler=self.order,
             collate_fn=_as_it_is,
             num_workers=workers,
@@ -296,10 +298,9 @@ def normalise(batch_BHW3: torch.Tensor) -> torch.Tensor:
 
 
 def evaluation_batches(
-    pictures: Sequence[tuple[Picture, int]], spec: InputSpec, batch_size: int = 128
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of pictures prepared exactly as the edge does, (B, H, W, 3) RGB bytes, and their labels (B,)."""
+    pictures: Sequence[tuple[Picture, Any]], spec: InputSpec, batch_size: int = 128
+) -> Iterator[torch.Tensor]:
+    """Batches of pictures prepared exactly as the edge does, (B, H, W, 3) RGB bytes."""
     for start in range(0, len(pictures), batch_size):
-        chosen = [pictures[i] for i in range(start, min(start + batch_size, len(pictures)))]
-        prepared = np.concatenate([prepare(picture, spec) for picture, _ in chosen])
-        yield torch.from_numpy(prepared), torch.tensor([label for _, label in chosen])
+        stop = min(start + batch_size, len(pictures))
+        yield torch.from_numpy(np.concatenate([prepare(pictures[i][0], spec) for i in range(start, stop)]))

@@ -12,22 +12,22 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor, nn
 
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
+from edgeattn.tasks import FIGURES
 from edgeattn.timing.bar import progress_bar
 from edgeattn.timing.environment import environment, usable_cores
-from edgeattn.train.loader import Batch, Loader, TrainingData, evaluation_batches, normalise
+from edgeattn.train.loader import Batch, Loader, TrainingData, normalise
 from edgeattn.train.losses import is_known
 from edgeattn.train.machine import TRIAL, accelerator, fastest_workers, keep_freed_memory
 from edgeattn.train.objective import Objective
@@ -48,6 +48,8 @@ from edgeattn.train.runs import (
     write_recipe,
 )
 from edgeattn.train.sources import open_data
+from edgeattn.train.tasks import training_task
+from edgeattn.train.tasks.base import Mixed
 from edgeattn.train.teachers import Remembered, open_teacher
 
 CHECKPOINT_EVERY_S = 20.0
@@ -103,7 +105,7 @@ class _Run:
         self.accelerator = accelerator(recipe.precision)
         ranks = self.accelerator.num_processes
         torch.manual_seed(recipe.seed)
-        self.recipe, self.folder, self.data = recipe, folder, data
+        self.recipe, self.folder, self.data, self.task = recipe, folder, data, training_task(recipe.task)
         device = self.accelerator.device
         model = build(recipe, len(data.labels))
         start_from(recipe.start, model)
@@ -125,7 +127,7 @@ class _Run:
             torch.set_num_threads(max(1, cores - recipe.workers))
         self.loader = Loader(
             data.train, batch_size=recipe.batch_size, seed=recipe.seed, workers=recipe.workers,
-            part=(self.accelerator.process_index, ranks), kept=recipe.views_kept,
+            part=(self.accelerator.process_index, ranks), kept=recipe.views_kept, stack=self.task.stack,
         )  # fmt: skip
         self.steps = recipe.epochs * len(self.loader)
         self.peak_lr = recipe.lr * self.loader.batch_size / 64
@@ -137,6 +139,7 @@ class _Run:
     def _remembered(self) -> Remembered | None:
         """The teacher's answers on disk, where every epoch asks it for the same views and for nothing else."""
         kept = self.recipe.views_kept or int(getattr(self.data.train, "is_fixed", False))
+        kept *= self.recipe.task == "classify"  # whose answers are a row a picture
         if not (kept and self.objective.teacher_answers_alone and self.objective.teacher) or self.recipe.mixup:
             return None
         rank = self.accelerator.process_index
@@ -148,7 +151,9 @@ class _Run:
         if cores < 2:
             return 0
         keep, rng = copy.deepcopy(self.objective.state_dict()), torch.get_rng_state()
-        loader = Loader(self.data.train, batch_size=min(TRIAL, batch_size), seed=self.recipe.seed, workers=0)
+        loader = Loader(
+            self.data.train, batch_size=min(TRIAL, batch_size), seed=self.recipe.seed, workers=0, stack=self.task.stack
+        )
         views_s: list[float] = []
         step_s: dict[int, list[float]] = {cores: [], cores - 1: []}
         self.objective.train()
@@ -182,8 +187,8 @@ class _Run:
                 last = epoch + 1 == self.recipe.epochs
                 metrics = {"epoch": epoch} | self._epoch(epoch, bar, task)
                 if last or epoch % max(1, self.recipe.epochs // 10) == 0:
-                    metrics["validation_top1"] = top1(self.averaged, self.data.validation, self.recipe)
-                    bar.update(task, note=f"validation top-1 {metrics['validation_top1']:.1%}")
+                    metrics |= {f"validation_{name}": value for name, value in self._validate().items()}
+                    bar.update(task, note=told(self.recipe, metrics))
                 if not self.accelerator.is_main_process:
                     continue
                 with metrics_file.open("a") as stream:
@@ -192,6 +197,9 @@ class _Run:
                     self._checkpoint(epoch + 1)
                     saved_at = time.monotonic()
         return metrics
+
+    def _validate(self) -> dict[str, float]:
+        return self.task.figures(self.averaged, self.data.validation, self.recipe, self.data.labels)
 
     def _epoch(self, epoch: int, bar: Progress, task: Any) -> dict[str, float]:
         self.objective.train()
@@ -236,11 +244,11 @@ class _Run:
 
     def _terms(self, part: Batch) -> dict[str, Tensor]:
         """The named loss terms of a part of a batch."""
-        x_BCHW, target_BK, where_Bhw = self._mix(normalise(part.pictures), part.labels, part.where)
-        told_BK = self.remembered.answer(x_BCHW, part.places) if self.remembered else None
-        return self.wrapped(  # type: ignore[no-any-return]
-            x_BCHW, target_BK, part.labels, where_Bhw, progress=self.step / max(1, self.steps), told_BK=told_BK
-        )
+        rng = np.random.default_rng((self.recipe.seed, 0x6D69, self.step))
+        seen = Mixed(normalise(part.pictures), part.truths, part.where)
+        mixed = self.task.mix(seen, len(self.data.labels), self.recipe.mixup, rng)
+        told_NK = self.remembered.answer(mixed.pictures, part.places) if self.remembered else None
+        return self.wrapped(*mixed, progress=self.step / max(1, self.steps), told_NK=told_NK)  # type: ignore[no-any-return]
 
     def _check_finite(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
         if torch.isfinite(loss):
@@ -252,19 +260,6 @@ class _Run:
             f"the loss is no longer a number at step {self.step}: {' and '.join(worst)} ({all_terms}); {kept}; "
             "lower lr, then train anew, or with --resume"
         )
-
-    def _mix(self, x_BCHW: Tensor, label_B: Tensor, where_Bhw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mixup of pictures, of labels, and of where to look."""
-        target_BK = nn.functional.one_hot(label_B, len(self.data.labels)).float()
-        rng = np.random.default_rng((self.recipe.seed, 0x6D69, self.step))
-        if rng.random() >= self.recipe.mixup:
-            return x_BCHW, target_BK, where_Bhw
-        share = rng.beta(0.8, 0.8)
-        share = max(share, 1.0 - share)  # the first picture stays the main one: its label is the distillation's target
-        x_BCHW, target_BK, where_Bhw = (
-            share * value + (1 - share) * value.flip(0) for value in (x_BCHW, target_BK, where_Bhw)
-        )
-        return x_BCHW, target_BK, where_Bhw
 
     def _lr(self) -> float:
         done = self.step / max(1, self.steps)
@@ -302,21 +297,15 @@ class _Run:
         return int(state["epoch"])
 
 
-def answers(model: nn.Module, pictures: Sequence[tuple[Picture, int]], recipe: Recipe) -> NDArray[np.int64]:
-    """Best class of each picture, (N,)."""
-    model.eval()
-    device = next(model.parameters()).device
-    found = [np.empty(0, np.int64)]
-    with torch.inference_mode():
-        for batch_BHW3, _ in evaluation_batches(pictures, recipe.input):
-            found.append(model(normalise(batch_BHW3.to(device))).argmax(1).cpu().numpy())
-    return np.concatenate(found)
+def figure(model: nn.Module, pictures: Sequence[tuple[Picture, Any]], recipe: Recipe, labels: Sequence[str]) -> float:
+    """The figure that a run is judged by, 0 to 1; `nan` when there are no pictures."""
+    return training_task(recipe.task).figures(model, pictures, recipe, labels)[FIGURES[recipe.task].key]
 
 
-def top1(model: nn.Module, pictures: Sequence[tuple[Picture, int]], recipe: Recipe) -> float:
-    """Share of right answers; `nan` when there are no pictures."""
-    labels = np.array([label for _, label in pictures])
-    return float((answers(model, pictures, recipe) == labels).mean()) if len(labels) else math.nan
+def told(recipe: Recipe, metrics: Mapping[str, float]) -> str:
+    """The figure that a run is judged by, in words."""
+    judged = FIGURES[recipe.task]
+    return f"validation {judged.name} {metrics[f'validation_{judged.key}']:.1%}"
 
 
 def views_per_second(recipe: Recipe, data: TrainingData, folder: Path, steps: int = 6) -> tuple[float, int]:

@@ -1,6 +1,6 @@
 """What a training minimises: the named loss terms of a batch, with everything in them that learns.
 
-labels       cross entropy against the labels
+labels       the task's own terms, as cross entropy against the labels
 distillation the methods of `distill`, where there is a teacher
 looking      attention maps against where to look (`supervise`), every block at its own resolution
 adversarial  the first and the third once more on pictures turned against the model by the fast gradient sign method
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeattn.errors import DataError, SpecError
-from edgeattn.train import losses
 from edgeattn.train.distill import Distiller, labels_weight, methods, needs, resize
 from edgeattn.train.recipe import Recipe
 from edgeattn.train.supervision import SUPERVISIONS
+from edgeattn.train.tasks import training_task
 from edgeattn.train.watch import Seen, watch
 
 ADVERSARIAL_SHARE = 0.5
@@ -42,7 +42,7 @@ class Objective(nn.Module):
             SpecError: a net gives no features or maps, and a term needs them.
         """
         super().__init__()
-        self.recipe, self.model = recipe, model
+        self.recipe, self.model, self.task = recipe, model, training_task(recipe.task)
         self._teacher = (teacher,)  # in a tuple, it is no part of this module: neither trained nor saved
         self.methods = methods(recipe.distill) if teacher else ()
         self.teaches_maps, self.features = needs(self.methods, "maps"), needs(self.methods, "features")
@@ -69,38 +69,37 @@ class Objective(nn.Module):
     def forward(
         self,
         x_BCHW: Tensor,
-        target_BK: Tensor,
-        label_B: Tensor,
+        target: Tensor,
         where_Bhw: Tensor,
         *,
         progress: float,
-        told_BK: Tensor | None = None,
+        told_NK: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The loss terms by name, weighted; their sum is the loss.
 
         Args:
             x_BCHW: normalised pictures.
-            target_BK: distributions over the classes.
-            label_B: the first class of each.
+            target: as the task's `mix` gives it, (B, ...).
             where_Bhw: where to look; (B, 0, 0) where nobody tells.
             progress: share of the training that is done, 0 to 1.
-            told_BK: the teacher's logits, where they are known already.
+            told_NK: the teacher's logits, where they are known already.
 
         Raises:
             DataError: maps are to be supervised, and the data does not tell where to look.
             SpecError: the supervision does not fit the attention's maps.
         """
         seen = watch(self.model, x_BCHW, maps=self.maps, features=self.features)
-        terms = self._taught_by_data(seen, target_BK, where_Bhw, progress)
+        terms = self._taught_by_data(seen, target, where_Bhw, progress)
         if self.recipe.fgsm:
-            against = watch(self.model, self._turned(x_BCHW, target_BK), maps=bool(self.blocks))
-            adversarial = self._taught_by_data(against, target_BK, where_Bhw, progress)
+            against = watch(self.model, self._turned(x_BCHW, target), maps=bool(self.blocks))
+            adversarial = self._taught_by_data(against, target, where_Bhw, progress)
             terms = {name: (1 - ADVERSARIAL_SHARE) * term for name, term in terms.items()}
             terms["adversarial"] = ADVERSARIAL_SHARE * torch.stack(list(adversarial.values())).sum()
         if self.distiller is not None:
-            told = Seen(told_BK, {}, None) if told_BK is not None else self._teach(x_BCHW)
+            told = Seen(told_NK, {}, None) if told_NK is not None else self._teach(x_BCHW)
             rise = min(1.0, progress / DISTILL_WARMUP)
-            terms |= {name: rise * term for name, term in self.distiller(seen, told, label_B).items()}
+            taught = self.distiller(*map(self._rows, (seen, told)), self.task.classes(target))
+            terms |= {name: rise * term for name, term in taught.items()}
         if not self.log_sigma:
             return terms
         return {
@@ -109,12 +108,12 @@ class Objective(nn.Module):
 
     def _names(self) -> list[str]:
         chosen = [self.looking] * bool(self.blocks) + ["adversarial"] * bool(self.recipe.fgsm)
-        return ["cross_entropy", *chosen, *self.methods]
+        return [*self.task.terms, *chosen, *self.methods]
 
-    def _taught_by_data(self, seen: Seen, target_BK: Tensor, where_Bhw: Tensor, progress: float) -> dict[str, Tensor]:
+    def _taught_by_data(self, seen: Seen, target: Tensor, where_Bhw: Tensor, progress: float) -> dict[str, Tensor]:
         smoothing = 0.0 if self.methods else self.recipe.label_smoothing
         weight = labels_weight(self.methods) if self.methods else 1.0
-        terms = {"cross_entropy": weight * losses.soft_cross_entropy(seen.logits, target_BK, smoothing)}
+        terms = {name: weight * term for name, term in self.task.loss(seen.answer, target, smoothing).items()}
         if self.blocks:
             terms[self.looking] = self._weight(progress) * self._looking(seen, where_Bhw)
         return terms
@@ -142,13 +141,16 @@ class Objective(nn.Module):
         done = (progress - SUPERVISE_WARMUP) / (1 - SUPERVISE_WARMUP)
         return full * (SUPERVISE_LEFT + (1 - SUPERVISE_LEFT) * (1 + math.cos(math.pi * done)) / 2)
 
-    def _turned(self, x_BCHW: Tensor, target_BK: Tensor) -> Tensor:
+    def _turned(self, x_BCHW: Tensor, target: Tensor) -> Tensor:
         """The pictures, each value moved by `fgsm` grey levels to where the loss rises."""
         leaf_BCHW = x_BCHW.detach().requires_grad_(True)
         with torch.enable_grad():
-            loss = losses.soft_cross_entropy(self.model(leaf_BCHW), target_BK)
+            loss = torch.stack(list(self.task.loss(self.model(leaf_BCHW), target, 0.0).values())).sum()
             (slope_BCHW,) = torch.autograd.grad(loss, leaf_BCHW)
         return (x_BCHW + self.recipe.fgsm / 128 * slope_BCHW.sign()).clamp(-1.0, 127 / 128).detach()
+
+    def _rows(self, seen: Seen) -> Seen:
+        return seen._replace(answer=self.task.logits(seen.answer))
 
     def _teach(self, x_BCHW: Tensor) -> Seen:
         assert self.teacher is not None
@@ -165,7 +167,7 @@ class Objective(nn.Module):
 
     def _empty(self, model: nn.Module) -> Tensor:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        return torch.zeros(2, 3, self.recipe.imgsz, self.recipe.imgsz, device=device)
+        return torch.zeros(2, 3, self.recipe.input.height, self.recipe.input.width, device=device)
 
 
 def _chosen_blocks(recipe: Recipe, held: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeattn.errors import NameNotFoundError, SpecError
-from edgeattn.spec import InputSpec, from_json, parse
+from edgeattn.spec import InputSpec, Task, from_json, parse
 from edgeattn.train.augment import Augment
 from edgeattn.train.distill import methods
 from edgeattn.train.supervision import SUPERVISIONS
@@ -35,6 +35,8 @@ class Recipe:
     """Attention in every block: a name that `edgeattn attentions` lists, or `package.module:Class`."""
     equal_cost_to: str = ""
     """`plain`: the perceptrons give way until parameters and MACs are those of the net without attention."""
+    task: Task = "classify"
+    """What the model is to answer: classify."""
     imgsz: int = 96
     """Side of the square input, in pixels."""
     start: str = "none"

@@ -15,11 +15,11 @@ from torch import nn
 
 from edgeattn.deploy.names import in_attention
 from edgeattn.errors import DataError
-from edgeattn.nn.model import build_model
 from edgeattn.nn.pretrained import ATTRIBUTIONS
 from edgeattn.spec import to_json
 from edgeattn.train.qat import folded
 from edgeattn.train.recipe import Recipe, load_recipe
+from edgeattn.train.tasks import training_task
 
 WEIGHTS = "model.safetensors"
 CHECKPOINT = "checkpoint.pt"
@@ -103,14 +103,7 @@ def save_weights(model: nn.Module, folder: Path) -> None:
 
 def build(recipe: Recipe, classes: int) -> nn.Module:
     """Build the model that a recipe names, with fresh weights."""
-    return build_model(
-        recipe.model,
-        classes,
-        attention=recipe.attention,
-        imgsz=recipe.imgsz,
-        dropout=recipe.dropout,
-        equal_cost_to=recipe.equal_cost_to,
-    )
+    return training_task(recipe.task).build(recipe, classes)
 
 
 def check(recipe: Recipe) -> None:

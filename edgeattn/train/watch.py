@@ -5,19 +5,19 @@ Legend of shapes: B batch, K classes, C channels, H W features, h w an attention
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from edgeattn.errors import SpecError
-from edgeattn.nn.model import Classifier
+from edgeattn.nn.model import Net
 
 
 class Seen(NamedTuple):
     """What a model gave for a batch."""
 
-    logits: Tensor
-    """The answer, (B, K)."""
+    answer: Any
+    """The answer: a classifier's logits (B, K), another net's whatever its head gives."""
     maps: dict[str, Tensor]
     """Raw maps (B, h, w) by the path of their block; empty where nobody asked."""
     features: Tensor | None
@@ -33,9 +33,8 @@ def watch(model: nn.Module, x_BCHW: Tensor, *, maps: bool = False, features: boo
     Raises:
         SpecError: it cannot give what is asked for.
     """
-    if isinstance(model, Classifier) and maps:
-        features_BCHW, found = model.backbone.attend(x_BCHW)
-        return Seen(model.head(features_BCHW), found, features_BCHW)
+    if isinstance(model, Net) and (maps or features):
+        return Seen(*model.watch(x_BCHW, maps=maps))
     if maps:
         if not hasattr(model, "attend"):
             raise SpecError(f"{type(model).__name__} gives no attention maps; it needs attend(x) -> logits, maps")

@@ -27,7 +27,7 @@ def test_a_model_of_timm_sees_what_timm_shows_it(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(ours(x), theirs((pixels / 255 - mean) / std), atol=1e-4, rtol=1e-4)
         seen = watch(ours, x, features=True)
-        torch.testing.assert_close(seen.logits, ours(x))
+        torch.testing.assert_close(seen.answer, ours(x))
         assert seen.features is not None
         assert seen.features.ndim == 4
         teacher = open_teacher(f"timm:{NAME}@{tmp_path / 'w.pth'}", ("a", "b", "c"))

@@ -109,7 +109,7 @@ def test_evaluation_sees_what_the_edge_sees(photos: Path) -> None:
     data = open_data(recipe, photos)
     for imgsz in (32, 50):
         spec = InputSpec(imgsz, imgsz)
-        batches = torch.cat([batch for batch, _ in evaluation_batches(data.validation, spec, batch_size=4)])
+        batches = torch.cat(list(evaluation_batches(data.validation, spec, batch_size=4)))
         edge = np.concatenate([prepare(data.validation[i][0], spec) for i in range(len(data.validation))])
         assert batches.dtype == torch.uint8
         assert np.array_equal(batches.numpy(), edge)

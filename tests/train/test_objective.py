@@ -26,7 +26,7 @@ def batch(count: int = 6) -> tuple[torch.Tensor, ...]:
     where = torch.zeros(count, 8, 8)
     where[:, 2:5, 3:6] = 1.0
     label = torch.arange(count) % 3
-    return torch.randn(count, 3, 32, 32).clamp(-1, 1), torch.nn.functional.one_hot(label, 3).float(), label, where
+    return torch.randn(count, 3, 32, 32).clamp(-1, 1), torch.nn.functional.one_hot(label, 3).float(), where
 
 
 def objective(recipe: Recipe, attention: str = "spatial") -> Objective:
@@ -37,8 +37,8 @@ def objective(recipe: Recipe, attention: str = "spatial") -> Objective:
 
 def test_the_maps_loss_is_the_mean_over_blocks_each_at_its_own_size() -> None:
     made = objective(replace(BASE, supervise="kl", supervise_weight=2.0))
-    x, target, label, where = batch()
-    terms = made(x, target, label, where, progress=SUPERVISE_WARMUP)
+    x, target, where = batch()
+    terms = made(x, target, where, progress=SUPERVISE_WARMUP)
     seen = watch(made.model, x, maps=True)
     sizes = {m.shape[-1] for m in seen.maps.values()}
     assert sizes == {32, 16, 8, 4}
@@ -52,13 +52,13 @@ def test_the_maps_loss_is_the_mean_over_blocks_each_at_its_own_size() -> None:
         )
         expected.append(map_kl(m, resized).item())
     assert terms["looking_kl"].item() == pytest.approx(2 * np.mean(expected), rel=1e-5)
-    assert terms["cross_entropy"].item() == pytest.approx(soft_cross_entropy(seen.logits, target).item(), rel=1e-5)
+    assert terms["cross_entropy"].item() == pytest.approx(soft_cross_entropy(seen.answer, target).item(), rel=1e-5)
 
 
 def test_the_maps_loss_rises_then_falls() -> None:
     made = objective(replace(BASE, supervise="kl"))
-    x, target, label, where = batch()
-    seen = [made(x, target, label, where, progress=p)["looking_kl"].item() for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    x, target, where = batch()
+    seen = [made(x, target, where, progress=p)["looking_kl"].item() for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
     full = seen[2]
     assert seen == pytest.approx([0, 0.5 * full, full, 0.55 * full, 0.1 * full], rel=1e-4)
 
@@ -70,25 +70,25 @@ def test_the_maps_loss_rises_then_falls() -> None:
 )
 def test_every_mechanism_learns_where_to_look(attention: str, supervise: str) -> None:
     made = objective(replace(BASE, supervise=supervise), attention).train()
-    x, target, label, where = batch()
-    made(x, target, label, where, progress=0.1)[f"looking_{supervise}"].backward()
+    x, target, where = batch()
+    made(x, target, where, progress=0.1)[f"looking_{supervise}"].backward()
     slopes = [p.grad for name, p in made.model.named_parameters() if p.grad is not None]
     assert any(float(g.abs().max()) > 0 for g in slopes)
 
 
 def test_bce_wants_gates() -> None:
-    x, target, label, where = batch()
-    assert objective(replace(BASE, supervise="bce"))(x, target, label, where, progress=0.1)["looking_bce"].item() > 0
+    x, target, where = batch()
+    assert objective(replace(BASE, supervise="bce"))(x, target, where, progress=0.1)["looking_bce"].item() > 0
     with pytest.raises(SpecError, match=r"compares gates between 0 and 1, and a map of se reaches .*take kl"):
-        objective(replace(BASE, supervise="bce"), "se")(99 * x, target, label, where, progress=0.1)
+        objective(replace(BASE, supervise="bce"), "se")(99 * x, target, where, progress=0.1)
 
 
 def test_what_cannot_be_supervised_is_said() -> None:
-    x, target, label, _ = batch()
+    x, target, _ = batch()
     with pytest.raises(SpecError, match=r"attention none has no maps"):
         objective(replace(BASE, supervise="kl"), "none")
     with pytest.raises(DataError, match=r"needs to know where to look.*targets=PATH"):
-        objective(replace(BASE, supervise="kl"))(x, target, label, torch.zeros(6, 0, 0), progress=0.5)
+        objective(replace(BASE, supervise="kl"))(x, target, torch.zeros(6, 0, 0), progress=0.5)
     with pytest.raises(SpecError, match=r"no block stages.9.0; there are stages.0.0"):
         objective(replace(BASE, supervise="kl", supervise_blocks="stages.9.0"))
     with pytest.raises(NameNotFoundError, match=r"'kll'.*mean 'kl'"):
@@ -98,9 +98,9 @@ def test_what_cannot_be_supervised_is_said() -> None:
 
 def test_uncertainty_weights_are_learnt() -> None:
     made = objective(replace(BASE, supervise="kl", weighting="uncertainty"))
-    x, target, label, where = batch()
-    fixed = objective(replace(BASE, supervise="kl"))(x, target, label, where, progress=0.1)
-    terms = made(x, target, label, where, progress=0.1)
+    x, target, where = batch()
+    fixed = objective(replace(BASE, supervise="kl"))(x, target, where, progress=0.1)
+    terms = made(x, target, where, progress=0.1)
     for name, term in fixed.items():
         assert terms[name].item() == pytest.approx(term.item() / 2, rel=1e-5), "s = 1: L / 2 + log 1"
     torch.stack(list(terms.values())).sum().backward()
@@ -112,14 +112,14 @@ def test_uncertainty_weights_are_learnt() -> None:
 
 def test_fgsm_pictures_are_harder_and_stay_near() -> None:
     made = objective(replace(BASE, fgsm=8.0))
-    x, target, label, where = batch()
+    x, target, where = batch()
     turned = made._turned(x, target)
     assert float((turned - x).abs().max()) <= 8 / 128 + 1e-6
     assert float(turned.min()) >= -1.0
     assert float(turned.max()) <= 127 / 128
     before, after = (soft_cross_entropy(made.model(p), target).item() for p in (x, turned))
     assert after > before
-    terms = made(x, target, label, where, progress=0.5)
+    terms = made(x, target, where, progress=0.5)
     assert terms["cross_entropy"].item() == pytest.approx(before / 2, rel=1e-5)
     assert terms["adversarial"].item() == pytest.approx(after / 2, rel=1e-4)
 

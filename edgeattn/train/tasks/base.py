@@ -1,0 +1,53 @@
+"""What the loop asks of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from edgeattn.imaging import Picture
+from edgeattn.train.recipe import Recipe
+
+
+class Mixed(NamedTuple):
+    """A batch as the loss sees it."""
+
+    pictures: Tensor
+    """(B, 3, H, W), normalised."""
+    target: Tensor
+    """What the net is to answer, (B, ...): of a classifier, distributions (B, K)."""
+    where: Tensor
+    """Where to look, (B, h, w); (B, 0, 0) where nobody tells."""
+
+
+class TrainingTask(Protocol):
+    """One task. The truth of a picture is what its `View` says: a label, boxes, a map of classes."""
+
+    terms: tuple[str, ...]
+    """Names of its loss terms."""
+
+    def build(self, recipe: Recipe, classes: int) -> nn.Module:
+        """The net, with fresh weights: (B, 3, H, W) -> its answer."""
+
+    def stack(self, truths: Sequence[Any]) -> Tensor:
+        """The truths of a batch as one tensor (B, ...)."""
+
+    def mix(self, batch: Mixed, classes: int, share: float, rng: np.random.Generator) -> Mixed:
+        """Make the target of the stacked truth, and mix a `share` of all batches with themselves, where the task can."""
+
+    def loss(self, answer: Any, target: Tensor, smoothing: float) -> dict[str, Tensor]:
+        """The loss terms by name, of the net's answer in training mode."""
+
+    def logits(self, answer: Any) -> Tensor:
+        """Of an answer, what distillation of answers compares, (N, K)."""
+
+    def classes(self, target: Tensor) -> Tensor:
+        """The class of each row of `logits`, (N,)."""
+
+    def figures(
+        self, model: nn.Module, pictures: Sequence[tuple[Picture, Any]], recipe: Recipe, labels: Sequence[str]
+    ) -> dict[str, float]:
+        """How well a net does on pictures of any size: that of `tasks.FIGURES`, and others; nan where there are no pictures."""

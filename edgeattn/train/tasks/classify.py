@@ -1,0 +1,80 @@
+"""Classification: logits (B, K) against a label a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeattn.imaging import Picture
+from edgeattn.nn.model import build_model
+from edgeattn.train import losses
+from edgeattn.train.loader import evaluation_batches, normalise
+from edgeattn.train.recipe import Recipe
+from edgeattn.train.tasks.base import Mixed
+
+
+class Classify:
+    """As `TrainingTask`; the truth is the place of the class in the labels."""
+
+    terms: tuple[str, ...] = ("cross_entropy",)
+
+    def build(self, recipe: Recipe, classes: int) -> nn.Module:
+        """As `TrainingTask.build`."""
+        return build_model(
+            recipe.model,
+            classes,
+            attention=recipe.attention,
+            imgsz=recipe.imgsz,
+            dropout=recipe.dropout,
+            equal_cost_to=recipe.equal_cost_to,
+        )
+
+    def stack(self, truths: Sequence[int]) -> Tensor:
+        """Labels (B,)."""
+        return torch.tensor(truths)
+
+    def mix(self, batch: Mixed, classes: int, share: float, rng: np.random.Generator) -> Mixed:
+        """Mixup (Zhang et al. 2018, arXiv:1710.09412) of pictures, of labels, and of where to look."""
+        batch = batch._replace(target=nn.functional.one_hot(batch.target, classes).float())
+        if rng.random() >= share:
+            return batch
+        kept = rng.beta(0.8, 0.8)
+        kept = max(kept, 1.0 - kept)  # the first picture stays the main one: its label is the distillation's target
+        return Mixed(*(kept * value + (1 - kept) * value.flip(0) for value in batch))
+
+    def loss(self, answer: Tensor, target: Tensor, smoothing: float) -> dict[str, Tensor]:
+        """Cross entropy."""
+        return {"cross_entropy": losses.soft_cross_entropy(answer, target, smoothing)}
+
+    def logits(self, answer: Tensor) -> Tensor:
+        """The answer."""
+        return answer
+
+    def classes(self, target: Tensor) -> Tensor:
+        """The main class of each picture, (B,)."""
+        return target.argmax(1)
+
+    def figures(
+        self, model: nn.Module, pictures: Sequence[tuple[Picture, Any]], recipe: Recipe, labels: Sequence[str]
+    ) -> dict[str, float]:
+        """`top1`, the share of right answers."""
+        truth = np.array([label for _, label in pictures])
+        right = float((answers(model, pictures, recipe) == truth).mean()) if len(truth) else math.nan
+        return {"top1": right}
+
+
+def answers(model: nn.Module, pictures: Sequence[tuple[Picture, int]], recipe: Recipe) -> NDArray[np.int64]:
+    """Best class of each picture, (N,)."""
+    model.eval()
+    device = next(model.parameters()).device
+    found = [np.empty(0, np.int64)]
+    with torch.inference_mode():
+        for batch_BHW3 in evaluation_batches(pictures, recipe.input):
+            found.append(model(normalise(batch_BHW3.to(device))).argmax(1).cpu().numpy())
+    return np.concatenate(found)
