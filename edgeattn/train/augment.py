@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn._cv2 import cv2
-from edgeattn.imaging import Picture, crop_box
+from edgeattn.imaging import BARS, Picture, seen_box
 from edgeattn.spec import InputSpec
 
 MARGIN = 1.5
@@ -58,17 +58,30 @@ class Augment:
         self, picture: Picture, where: NDArray[np.float32] | None, spec: InputSpec, rng: np.random.Generator
     ) -> tuple[Picture, NDArray[np.float32] | None]:
         """Make a view, and where to look on it; `where` (H, W) lies over the picture, and is turned and moved with it."""
+        view, matrix = self.placed(picture, spec, rng)
+        if where is not None:  # nothing is to be looked at beyond the picture's edge, though the picture goes on there
+            size = (spec.width, spec.height)
+            where = np.asarray(cv2.warpAffine(where, matrix, size, flags=BACKWARDS), np.float32)
+        return view, where
+
+    def placed(
+        self, picture: Picture, spec: InputSpec, rng: np.random.Generator
+    ) -> tuple[Picture, NDArray[np.float64]]:
+        """Make a view, and tell where it comes from: the (2, 3) matrix from the middles of its pixels to those of the picture's.
+
+        Beyond the picture's edge a cropped input sees it go on somehow; a letterboxed one sees bars, as on the box.
+        """
         draw = _Draw(rng)
         matrix = self._geometry(picture, spec, draw)
         size = (spec.width, spec.height)
         border = cv2.BORDER_REFLECT_101 if draw.chance(0.7) else cv2.BORDER_REPLICATE
+        if spec.fit == "letterbox":
+            border = cv2.BORDER_CONSTANT
         # Of four channels OpenCV warps in half the time that it takes for three.
         four = cv2.cvtColor(picture, cv2.COLOR_BGR2BGRA)
-        four = cv2.warpAffine(four, matrix, size, flags=_BACKWARDS, borderMode=border)
+        four = cv2.warpAffine(four, matrix, size, flags=BACKWARDS, borderMode=border, borderValue=BARS)
         view = np.asarray(cv2.cvtColor(four, cv2.COLOR_BGRA2BGR), np.uint8)
-        if where is not None:  # nothing is to be looked at beyond the picture's edge, though the picture goes on there
-            where = np.asarray(cv2.warpAffine(where, matrix, size, flags=_BACKWARDS), np.float32)
-        return self._finish(view, draw), where
+        return self._finish(view, draw), matrix
 
     def _finish(self, view: Picture, draw: _Draw) -> Picture:
         view = self._colours(view, draw)
@@ -84,7 +97,7 @@ class Augment:
 
     def _geometry(self, picture: Picture, spec: InputSpec, draw: _Draw) -> NDArray[np.float64]:
         """The (2, 3) matrix from places in the view to places in the picture."""
-        x, y, w, h = crop_box(picture.shape[0], picture.shape[1], spec)
+        x, y, w, h = seen_box(picture.shape[0], picture.shape[1], spec)
         zoom = math.exp(draw.between(math.log(self.scale[0]), math.log(self.scale[1])))
         stretch = math.exp(draw.between(-0.5, 0.5) * math.log(self.aspect))
         angle = math.radians(draw.between(-self.rotate, self.rotate))
@@ -147,7 +160,8 @@ NO_AUGMENT = Augment(
 """Leaves pictures as evaluation sees them."""
 _GREY = (0.114, 0.587, 0.299)
 """Shares of blue, green and red in grey (ITU-R BT.601)."""
-_BACKWARDS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+BACKWARDS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+"""How `placed` warps, and what lies over a picture with it."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -167,7 +181,7 @@ def _erase(view: Picture, draw: _Draw) -> Picture:
 
 def shrink(picture: Picture, spec: InputSpec) -> Picture:
     """Make a picture at most `MARGIN` times as large as the input needs, by area averaging; smaller ones stay as they are."""
-    _, _, w, h = crop_box(picture.shape[0], picture.shape[1], spec)
+    _, _, w, h = seen_box(picture.shape[0], picture.shape[1], spec)
     factor = max(spec.width / w, spec.height / h) * MARGIN
     if factor >= 1.0:
         return picture

@@ -38,7 +38,9 @@ class Recipe:
     task: Task = "classify"
     """What the model is to answer: classify."""
     imgsz: int = 96
-    """Side of the square input, in pixels."""
+    """Side of the square input, in pixels; its width, where `height` is another."""
+    height: int = 0
+    """Height of an input that is not square, in pixels; 0: that of `imgsz`."""
     start: str = "none"
     """Weights to start from: `zoo` (those shipped for pico with coord, learnt on hand signs), a run's folder, or none."""
     teacher: str = "none"
@@ -99,7 +101,13 @@ class Recipe:
     """How far pictures are changed."""
 
     def __post_init__(self) -> None:
-        ranges = {"imgsz": (16, 1024), "epochs": (1, 100_000), "batch_size": (2, 4096), "views_per_epoch": (0, 10**7)}
+        ranges = {
+            "imgsz": (16, 1024),
+            "height": (0, 1024),
+            "epochs": (1, 100_000),
+            "batch_size": (2, 4096),
+            "views_per_epoch": (0, 10**7),
+        }
         ranges |= {"views_kept": (0, 100_000), "workers": (-1, 64), "seed": (0, 2**31), "accumulate": (1, 256)}
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
@@ -121,8 +129,8 @@ class Recipe:
 
     @property
     def input(self) -> InputSpec:
-        """The input that the model is trained for."""
-        return InputSpec(self.imgsz, self.imgsz)
+        """The input that the model is trained for: of a classifier the middle of the picture, otherwise all of it."""
+        return InputSpec(self.height or self.imgsz, self.imgsz, fit="crop" if self.task == "classify" else "letterbox")
 
 
 def load_recipe(folder: Path) -> Recipe:
