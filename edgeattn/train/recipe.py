@@ -108,7 +108,13 @@ class Recipe:
             "batch_size": (2, 4096),
             "views_per_epoch": (0, 10**7),
         }
-        ranges |= {"views_kept": (0, 100_000), "workers": (-1, 64), "seed": (0, 2**31), "accumulate": (1, 256)}
+        ranges |= {
+            "height": (0, 1024),
+            "views_kept": (0, 100_000),
+            "workers": (-1, 64),
+            "seed": (0, 2**31),
+            "accumulate": (1, 256),
+        }
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise SpecError(f"{name}={getattr(self, name)} is out of range: choose {low} to {high}")
