@@ -52,6 +52,8 @@ class Recipe:
     """
     supervise: str = "none"
     """How attention is taught where to look: kl, ce, bce, cosine, or none."""
+    skip_missing: bool = False
+    """Whether annotated pictures that are missing or cannot be read are left out and listed; else they stop the run."""
     targets: str = "none"
     """Where to look: a folder of masks or gaze maps that mirrors the pictures, or a .json of boxes; `cards` know theirs."""
     supervise_weight: float = 0.0
