@@ -42,6 +42,8 @@ class Detections:
     """(N,) places of the classes in `labels`."""
     labels: tuple[str, ...]
     """Names of the classes."""
+    tracks: NDArray[np.int64] | None = None
+    """(N,) number of the thing that each box shows, the same from frame to frame; -1: not known yet. None: nobody tracks."""
 
     @property
     def names(self) -> list[str]:
@@ -77,6 +79,7 @@ class Detections:
             xyxy=self.boxes,
             confidence=self.scores,
             class_id=self.indices,
+            tracker_id=self.tracks,
             data={"class_name": np.array(self.names, str)},
         )
 
@@ -169,10 +172,12 @@ def overlap(a_N4: NDArray[Any], b_M4: NDArray[Any]) -> NDArray[np.float64]:
 
 def told(found: Detections) -> list[dict[str, Any]]:
     """Plain JSON values: a box each, in pixels of the frame."""
-    return [
+    rows = [
         {"label": name, "score": round(float(score), 4), "box": [round(float(edge), 1) for edge in box]}
         for name, score, box in zip(found.names, found.scores, found.boxes, strict=True)
     ]
+    tracks = found.tracks if found.tracks is not None else ()
+    return [row | {"track": int(track)} for row, track in zip(rows, tracks, strict=True)] if len(tracks) else rows
 
 
 def draw(picture: Picture, found: Detections) -> Picture:
@@ -185,7 +190,8 @@ def draw(picture: Picture, found: Detections) -> Picture:
         index = int(found.indices[i])
         colour = _COLOURS[index % len(_COLOURS)]
         cv2.rectangle(canvas, (left, top), (right, low), colour, line)
-        _tag(canvas, (left, top), f"{found.labels[index]} {100 * found.scores[i]:.0f} %", capital, colour)
+        track = f"#{found.tracks[i]} " if found.tracks is not None and found.tracks[i] >= 0 else ""
+        _tag(canvas, (left, top), f"{track}{found.labels[index]} {100 * found.scores[i]:.0f} %", capital, colour)
     return canvas
 
 
