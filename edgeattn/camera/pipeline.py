@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.bundle import Bundle
-from edgeattn.camera.capture import Capture, Watch
+from edgeattn.camera.capture import Capture
 from edgeattn.camera.flight import InFlight
 from edgeattn.camera.frame import Frame, Reconnecting, Source
 from edgeattn.camera.model import Model, asked_thresholds, blank_input, described, open_model
 from edgeattn.camera.slot import POLICIES, Pace, Policy, Turns
 from edgeattn.camera.state import Status
+from edgeattn.camera.watch import Watch
 from edgeattn.engines import Engine, default_threads, open_engine
 from edgeattn.engines.certify import Certificate
 from edgeattn.errors import EngineError, NameNotFoundError, SourceError
