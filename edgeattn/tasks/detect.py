@@ -144,6 +144,16 @@ def _proposed(columns: NDArray[Any], kept: Thresholds) -> tuple[NDArray[Any], ND
     return corners[best], scores[best], indices[best]
 
 
+def parts(given: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """What of an output (B, ...) is compared apart: boxes, which are pixels, and scores, which are not.
+
+    Of the form (B, N, 6) scores alone: boxes of about the same score may stand in another order.
+    """
+    if given.shape[2] == 6:
+        return {"scores": given[..., 4]}
+    return {"boxes": given[:, :4], "scores": given[:, 4:]}
+
+
 def agree(given: Detections, wanted: Detections) -> bool:
     """Whether both found the same: see `PARTNERS`."""
     found, least = _with_partner(given, wanted), PARTNERS * max(len(given.boxes), len(wanted.boxes))
