@@ -130,6 +130,13 @@ class Spec:
     """When the answer is `none of these`; None: never."""
     thresholds: Thresholds | None = None
     """Which boxes are told; None: of a detector, by the defaults."""
+    prototypes: str = ""
+    """Name of a second output, of a detector that gives masks too (see `tasks.instances`): (B, P, h, w)."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs that the task reads."""
+        return (self.output, self.prototypes) if self.prototypes else (self.output,)
 
     def __post_init__(self) -> None:
         if self.task not in typing.get_args(Task):

@@ -102,7 +102,7 @@ def export(
     path = Path(path)
     path = path if path.name.endswith(SUFFIX) else path.with_name(path.name + SUFFIX)
     deployed = Deployed(model)
-    spec = _spec(deployed, task, labels, input or InputSpec(imgsz, imgsz), mechanism, rejection)
+    spec = _spec(deployed, task, labels, input or InputSpec(imgsz, imgsz), mechanism=mechanism, rejection=rejection)
     inputs = np.concatenate([prepare(picture, spec.input) for picture in pictures[:GOLDEN_PICTURES]])
     expected = _answers(deployed, spec, inputs)
     buffer = io.BytesIO()
@@ -186,7 +186,13 @@ def recipe_digest(recipe: Mapping[str, Any]) -> str:
 
 
 def _spec(
-    deployed: Deployed, task: Task, labels: Sequence[str], seen: InputSpec, mechanism: str, rejection: Rejection | None
+    deployed: Deployed,
+    task: Task,
+    labels: Sequence[str],
+    seen: InputSpec,
+    *,
+    mechanism: str,
+    rejection: Rejection | None,
 ) -> Spec:
     paths = deployed.map_paths((seen.height, seen.width))
     maps = tuple(MapSpec("map_" + path.replace(".", "_"), path, mechanism) for path in paths)
