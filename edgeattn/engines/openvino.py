@@ -99,7 +99,7 @@ class OpenVinoEngine:
         self._request: Any = self._compiled.create_infer_request()
         # Given once: handing the picture over with each call takes ten times as long as to copy it.
         self._image = _shared_input(self._request, spec)
-        self._given = {name: self._request.get_tensor(name).data for name in self._outputs}
+        self._names = [given.any_name for given in self._compiled.outputs]
         self._executed = ""
         self.details: Mapping[str, Any] = {
             "version": version,
@@ -120,9 +120,7 @@ class OpenVinoEngine:
             raise EngineError(f"{self._file}: the engine was closed; open it again")
         try:
             np.copyto(self._image, image)
-            self._request.infer(share_outputs=True)
-            # Copied: the request's own memory is written again by the next call.
-            return {name: values.copy() for name, values in self._given.items()}
+            return dict(zip(self._names, self._request.infer().values(), strict=True))
         except Exception as error:
             raise EngineError(f"{self._file}: openvino failed to run it ({telling_line(error)})") from error
 
@@ -184,7 +182,6 @@ class OpenVinoEngine:
         if self._compiled is not None:
             self._executed = self.executed_precision  # so that it can be told afterwards
         self._request = self._compiled = None
-        self._given = {}  # they hold on to the request
 
     @property
     def executed_precision(self) -> str:
@@ -200,15 +197,17 @@ class OpenVinoEngine:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """As `base.Engine.layers`."""
-        with contextlib.suppress(RuntimeError):  # not every device shows what it made of the graph
-            return tuple(map(_layer, self._compiled.get_runtime_model().get_ordered_ops()))
-        return ()
+        """As `base.Engine.layers`; out of the cache a graph has lost the names of what was fused: it is compiled again."""
+        layers = _layers(self._compiled)
+        if layers and self.details["from_cache"]:
+            core = openvino_core()
+            return _layers(core.compile_model(self._read(core), self._device, self._options))
+        return layers
 
     @property
     def nodes(self) -> dict[str, dict[str, int]]:
         """As `base.Engine.nodes`."""
-        return counted(self.layers, MOVING)
+        return counted(_layers(self._compiled), MOVING)
 
     @property
     def integer_layers(self) -> frozenset[str]:
@@ -288,6 +287,12 @@ def _shared_input(request: Any, spec: Spec) -> Array:
     image = np.zeros(spec.input.shape, np.uint8 if spec.input.layout == "nhwc_u8" else np.float32)
     request.set_input_tensor(openvino.Tensor(image, shared_memory=True))
     return image
+
+
+def _layers(compiled: Any) -> tuple[Layer, ...]:
+    with contextlib.suppress(RuntimeError):  # not every device shows what it made of the graph
+        return tuple(map(_layer, compiled.get_runtime_model().get_ordered_ops()))
+    return ()
 
 
 def _layer(op: Any) -> Layer:

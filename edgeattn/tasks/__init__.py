@@ -64,7 +64,9 @@ def decode(outputs: Mapping[str, NDArray[Any]], spec: Spec, size: tuple[int, int
     """
     if spec.task == "classify":
         return classify.decode(outputs, spec)
-    return (detect if spec.task == "detect" else segment).decode(outputs, spec, size)
+    if spec.task == "detect":
+        return detect.decode(outputs, spec, size)
+    return segment.decode(outputs, spec, size)
 
 
 def draw(picture: Picture, prediction: Prediction) -> Picture:

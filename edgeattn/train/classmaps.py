@@ -78,4 +78,4 @@ def class_map(shown: Annotated | CardSample) -> ClassMap:
 
 
 def _where(truth: ClassMap) -> Where:
-    return ((truth != 0) & (truth != IGNORE)).astype(np.float32)
+    return np.asarray((truth != 0) & (truth != IGNORE), np.float32)

@@ -44,7 +44,9 @@ def test_folded_it_answers_the_same_with_the_decoders_maps(attention: str) -> No
         folded, folded_maps = net.deployed().attend(x)
     assert torch.equal(plain, logits)
     assert torch.allclose(plain, folded, atol=1e-4)
-    fine = ["head.levels.1", "head.levels.0"] if attention == "coord" else []  # attention over all tokens is for coarse maps
+    fine = (
+        ["head.levels.1", "head.levels.0"] if attention == "coord" else []
+    )  # attention over all tokens is for coarse maps
     assert [path for path in maps if path.startswith("head")] == ["head.levels.2", *fine]
     assert maps["head.levels.2"].shape == (2, 6, 6)
     assert all(torch.allclose(maps[path], folded_maps[path], atol=1e-4) for path in maps)

@@ -43,7 +43,9 @@ TASK = training_task("segment")
 def scene(rng: np.random.Generator, height: int = 54, width: int = 72) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """A red disc and a green rectangle on noisy grey, and the classes of the pixels."""
     classes = np.zeros((height, width), np.uint8)
-    cv2.circle(classes, (int(rng.integers(14, 30)), int(rng.integers(14, height - 14))), int(rng.integers(7, 12)), 1, -1)
+    cv2.circle(
+        classes, (int(rng.integers(14, 30)), int(rng.integers(14, height - 14))), int(rng.integers(7, 12)), 1, -1
+    )
     x, y = int(rng.integers(40, 50)), int(rng.integers(4, 20))
     cv2.rectangle(classes, (x, y), (x + int(rng.integers(10, 18)), y + int(rng.integers(12, 28))), 2, -1)
     noise = rng.integers(-20, 20, (height, width, 3))
@@ -91,7 +93,9 @@ def test_lovasz_is_the_loss_of_jaccards_index_where_answers_are_sure() -> None:
     answer = torch.tensor([0, 0, 1, 1, 1, 0])
     logits = 200.0 * torch.nn.functional.one_hot(answer, 3).float()
     assert losses.lovasz_softmax(logits, label).item() == pytest.approx(1 - (2 / 4 + 2 / 4) / 2, abs=1e-5)
-    assert losses.lovasz_softmax(200.0 * torch.nn.functional.one_hot(label, 3).float(), label).item() == pytest.approx(0)
+    assert losses.lovasz_softmax(200.0 * torch.nn.functional.one_hot(label, 3).float(), label).item() == pytest.approx(
+        0
+    )
 
 
 def test_lovasz_of_errors_in_between_is_their_weighted_sum() -> None:
@@ -236,7 +240,7 @@ def test_without_a_background_attention_cannot_be_told(folder: Path, tmp_path: P
         if path.is_dir():
             (tmp_path / "data" / path.name).symlink_to(path)
     (tmp_path / "data" / "classes.csv").write_text("id,name\n0,Sky\n1,red\n2,green\n9,void\n")
-    with pytest.raises(SpecError, match="class 0 of .* is Sky; name class 0 background"):
+    with pytest.raises(SpecError, match=r"class 0 of .* is Sky; name class 0 background"):
         open_data(small(tmp_path / "data", supervise="ce"), tmp_path)
 
 

@@ -44,9 +44,7 @@ class Segment:
     def build(self, recipe: Recipe, classes: int) -> nn.Module:
         """As `TrainingTask.build`."""
         longer = max(recipe.input.height, recipe.input.width)
-        return build_segmenter(
-            recipe.model, classes, attention=recipe.attention, imgsz=longer, dropout=recipe.dropout
-        )
+        return build_segmenter(recipe.model, classes, attention=recipe.attention, imgsz=longer, dropout=recipe.dropout)
 
     def views(self, samples: Sequence[Annotated], recipe: Recipe) -> MapViews:
         """As `TrainingTask.views`; all but the background tells attention where to look.
