@@ -123,7 +123,7 @@ class Spec:
     labels: tuple[str, ...]
     """Names of the classes, in the order of the logits, or of a detector's scores."""
     output: str = "logits"
-    """Name of the graph's output: (B, K) logits, or a detector's boxes (see `tasks.detect`)."""
+    """Name of the graph's output: (B, K) logits, a detector's boxes (see `tasks.detect`), or (B, K, h, w) logits."""
     maps: tuple[MapSpec, ...] = ()
     """Attention maps that the graph gives, from the first block to the last."""
     rejection: Rejection | None = None
@@ -144,8 +144,8 @@ class Spec:
         if len(self.labels) < 2 and self.task == "classify":
             raise SpecError(f"labels has {len(self.labels)} entries; a classifier needs two at least")
         if not self.labels:
-            raise SpecError("labels is empty; a detector needs one at least")
-        if (self.task == "classify" and self.thresholds) or (self.task == "detect" and self.rejection):
+            raise SpecError(f"labels is empty; a model to {self.task} needs one at least")
+        if (self.task != "detect" and self.thresholds) or (self.task != "classify" and self.rejection):
             raise SpecError(f"{'thresholds' if self.thresholds else 'rejection'} has no meaning for task {self.task}")
         if len(set(self.labels)) != len(self.labels):
             raise SpecError("labels holds the same name twice")
