@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, Union
 
 from edgeattn.errors import SpecError
 
-Task = Literal["classify", "detect"]
+Task = Literal["classify", "detect", "segment"]
 Layout = Literal["nhwc_u8", "nchw_f32"]
 Interpolation = Literal["auto", "linear", "area"]
 Fit = Literal["crop", "letterbox"]

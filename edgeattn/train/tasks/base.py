@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from edgeattn.imaging import Picture
+from edgeattn.train.loader import Views
 from edgeattn.train.recipe import Recipe
 
 
@@ -31,6 +32,12 @@ class TrainingTask(Protocol):
 
     def build(self, recipe: Recipe, classes: int) -> nn.Module:
         """The net, with fresh weights: (B, 3, H, W) -> its answer."""
+
+    def views(self, samples: Sequence[Any], recipe: Recipe) -> Views:
+        """Augmented views of what the data holds: `Sample`s of a classifier, else `Annotated` pictures."""
+
+    def truth(self, shown: Any) -> Any:
+        """The truth of a view that shows all of a card, or of an annotated picture, as it is."""
 
     def stack(self, truths: Sequence[Any]) -> Tensor:
         """The truths of a batch as one tensor (B, ...)."""

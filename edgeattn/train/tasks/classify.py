@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgeattn.datasets.cards import CardSample
+from edgeattn.datasets.folder import Sample
 from edgeattn.imaging import Picture
 from edgeattn.nn.model import build_model
 from edgeattn.train import losses
-from edgeattn.train.loader import evaluation_batches, normalise
+from edgeattn.train.loader import FolderViews, evaluation_batches, normalise
 from edgeattn.train.recipe import Recipe
 from edgeattn.train.tasks.base import Mixed
 
@@ -34,6 +36,14 @@ class Classify:
             dropout=recipe.dropout,
             equal_cost_to=recipe.equal_cost_to,
         )
+
+    def views(self, samples: Sequence[Sample], recipe: Recipe) -> FolderViews:
+        """As `TrainingTask.views`."""
+        return FolderViews(samples, recipe.input, recipe.augment)
+
+    def truth(self, shown: CardSample) -> int:
+        """Its label."""
+        return shown.label
 
     def stack(self, truths: Sequence[int]) -> Tensor:
         """Labels (B,)."""
