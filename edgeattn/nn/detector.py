@@ -41,10 +41,11 @@ REACH = 2.0
 class Proposals(NamedTuple):
     """What a head says at every place."""
 
-    logits_BKA: Tensor
-    """Class logits."""
-    edges_BNA: Tensor
-    """Distances to left, top, right and bottom edge: logits of their bins, N = 4 R; or logarithms of them, in strides, N = 4."""
+    logits: Tensor
+    """Class logits, (B, K, A)."""
+    edges: Tensor
+    """Distances to left, top, right and bottom edge, (B, N, A): logits of their bins, N = 4 R; or their logarithms, in strides,
+    N = 4."""
 
 
 class Answer(NamedTuple):
@@ -54,10 +55,10 @@ class Answer(NamedTuple):
     """Of the one-to-one head."""
     many: Proposals | None
     """Of the one-to-many head; None in a net that is folded already."""
-    places_2A: Tensor
-    """Middles of the places, x and y in pixels of the input, from the finest level to the coarsest."""
-    strides_A: Tensor
-    """Stride of each place's level, in pixels."""
+    places: Tensor
+    """(2, A): middles of the places, x and y in pixels of the input, from the finest level to the coarsest."""
+    strides: Tensor
+    """(A,): stride of each place's level, in pixels."""
 
 
 class Neck(nn.Module):
@@ -89,9 +90,7 @@ class Neck(nn.Module):
         return self._mixed(stages, maps), maps
 
     def _mixed(self, stages: Sequence[Tensor], maps: dict[str, Tensor] | None) -> list[Tensor]:
-        levels = [
-            narrow(stage) for narrow, stage in zip(self.narrow, stages[-len(self.narrow) :], strict=True)
-        ]
+        levels = [narrow(stage) for narrow, stage in zip(self.narrow, stages[-len(self.narrow) :], strict=True)]
         for down in self.further:
             levels.append(down(levels[-1]))
         for i in reversed(range(LEVELS - 1)):
@@ -157,10 +156,10 @@ class Decode(nn.Module):
 
     def forward(self, given: Proposals, places_2A: Tensor, strides_A: Tensor) -> Tensor:
         """As `tasks.detect` reads it."""
-        reach_B4A = given.edges_BNA.exp() * strides_A
+        reach_B4A = given.edges.exp() * strides_A
         before_B2A, after_B2A = reach_B4A[:, :2], reach_B4A[:, 2:]
         centre_B2A = places_2A + (after_B2A - before_B2A) * 0.5
-        return torch.cat([centre_B2A, before_B2A + after_B2A, given.logits_BKA.sigmoid()], dim=1)
+        return torch.cat([centre_B2A, before_B2A + after_B2A, given.logits.sigmoid()], dim=1)
 
 
 class DetectionHead(nn.Module):
@@ -196,7 +195,7 @@ class DetectionHead(nn.Module):
         """Fold, and drop the head that only training needs; in place, in eval mode."""
         self.many = None
         for block in (*self.neck.up_blocks, *self.neck.down_blocks):
-            block.deploy()  # type: ignore[operator]
+            block.deploy()
         fold(self)
 
 

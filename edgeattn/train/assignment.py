@@ -25,12 +25,12 @@ LEAST = 1e-7
 class Assignment(NamedTuple):
     """What each place is to learn."""
 
-    chosen_BA: Tensor
-    """Whether it learns a box at all."""
-    truth_BA: Tensor
-    """Which of the picture's boxes; of any value where it learns none."""
-    score_BA: Tensor
-    """How sure it is to be of that box's class; 0 where it learns none."""
+    chosen: Tensor
+    """(B, A): whether it learns a box at all."""
+    truth: Tensor
+    """(B, A): which of the picture's boxes; of any value where it learns none."""
+    score: Tensor
+    """(B, A): how sure it is to be of that box's class; 0 where it learns none."""
 
 
 @torch.no_grad()

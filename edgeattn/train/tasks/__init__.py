@@ -5,10 +5,11 @@ from __future__ import annotations
 from edgeattn.errors import NameNotFoundError
 from edgeattn.train.tasks.base import TrainingTask
 from edgeattn.train.tasks.classify import Classify
+from edgeattn.train.tasks.detect import Detect
 
 __all__ = ["TASKS", "TrainingTask", "training_task"]
 
-TASKS: dict[str, TrainingTask] = {"classify": Classify()}
+TASKS: dict[str, TrainingTask] = {"classify": Classify(), "detect": Detect()}
 
 
 def training_task(name: str) -> TrainingTask:

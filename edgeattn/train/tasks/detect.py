@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeattn.errors import NameNotFoundError, SpecError
+from edgeattn.datasets.annotated import Annotated
+from edgeattn.datasets.cards import CardSample
+from edgeattn.errors import DataError, NameNotFoundError, SpecError
 from edgeattn.evaluation.detect import Truth, average_precision
 from edgeattn.imaging import Picture, prepare
 from edgeattn.nn.backbone import SIZES
@@ -27,9 +29,10 @@ from edgeattn.nn.model import OTHERS, build_model
 from edgeattn.spec import Spec, Thresholds
 from edgeattn.tasks import detect as edge
 from edgeattn.train.assignment import around, assign, ciou, distribution_focal
+from edgeattn.train.boxes import Boxes, BoxViews, true_boxes
 from edgeattn.train.loader import normalise
 from edgeattn.train.recipe import Recipe
-from edgeattn.train.tasks.base import Mixed
+from edgeattn.train.tasks.base import Compared, Mixed
 
 BOX, CLASS, EDGE = 7.5, 0.5, 1.5
 """Weights of the terms (YOLOv8's)."""
@@ -39,17 +42,10 @@ PADDING = -1
 """Label of what fills up a picture's boxes."""
 ALL = Thresholds(confidence=0.001, iou=1.0)
 """For figures: whatever is found at all, and nothing suppressed."""
+FAINTEST = 1e-4
+"""Least score of a teacher, whose logit is taken back from it."""
 BATCH = 16
 """Pictures that are judged at once."""
-
-
-class Boxes(NamedTuple):
-    """The truth of a view."""
-
-    boxes: NDArray[np.float32]
-    """(N, 4): left, top, right and bottom in pixels of the input."""
-    labels: NDArray[np.int64]
-    """(N,): places in the labels."""
 
 
 class Detect:
@@ -72,6 +68,14 @@ class Detect:
             raise SpecError("equal_cost_to compares classifiers; leave it out for a detector")
         side = max(recipe.input.height, recipe.input.width)
         return Detector(classes, size=recipe.model, attention=recipe.attention, imgsz=side)
+
+    def views(self, samples: Sequence[Annotated], recipe: Recipe) -> BoxViews:
+        """As `TrainingTask.views`."""
+        return BoxViews(samples, recipe.input, recipe.augment, where=recipe.supervise != "none")
+
+    def truth(self, shown: Annotated | CardSample) -> Boxes:
+        """Its boxes."""
+        return true_boxes(shown)
 
     def stack(self, truths: Sequence[Boxes]) -> Tensor:
         """Boxes and labels (B, M, 5), M at least 1; label -1 is padding."""
@@ -101,16 +105,28 @@ class Detect:
                 terms |= {f"{term}_{name}": value for term, value in _terms(answer, given, target, most).items()}
         return terms
 
-    def logits(self, answer: Answer | Tensor, target: Tensor) -> Tensor:
-        """Logits at the places on which the middle of a true box falls, a level after the other, (B M LEVELS, 1 + K).
+    def compared(self, own: Answer, told: Tensor, target: Tensor) -> Compared:
+        """Scores where the middles of the true boxes fall, at every level, of both of the student's heads.
 
-        Before those of the classes stands the background's, 0: scores of one place need not sum to one.
+        Before the classes' logits stands the background's, 0, which is class 0: scores of one place need not sum to one.
+
+        Raises:
+            DataError: the teacher answers for other places, or classes, than the student.
         """
-        raise NotImplementedError
-
-    def classes(self, target: Tensor) -> Tensor:
-        """The class of each row of `logits`; 0 is the background."""
-        raise NotImplementedError
+        heads = [head.logits.float() for head in (own.many, own.one) if head is not None]
+        told_BKA = told[:, 4:].float().clamp(FAINTEST, 1 - FAINTEST).logit()
+        if told_BKA.shape != heads[0].shape:
+            raise DataError(
+                f"the teacher answers {tuple(told.shape)}, the student {tuple(heads[0].shape)} and four edges; "
+                "train the teacher at the same imgsz, or distil from its features: cwd or mgd"
+            )
+        rows_BN = _middle_places(own, target)
+        label_N = (target[..., 4].long() + 1).repeat(1, LEVELS).flatten().repeat(len(heads))
+        return Compared(
+            torch.cat([_rows(logits, rows_BN) for logits in heads]),
+            _rows(told_BKA, rows_BN).repeat(len(heads), 1),
+            label_N,
+        )
 
     def figures(
         self, model: nn.Module, pictures: Sequence[tuple[Picture, Truth]], recipe: Recipe, labels: Sequence[str]
@@ -151,15 +167,34 @@ def _judged(
             yield truth, _Found(boxes.boxes, boxes.indices, boxes.scores)
 
 
+def _middle_places(answer: Answer, target: Tensor) -> Tensor:
+    """Of every level the place nearest to the middle of each true box, (B, LEVELS M); the first place for padding."""
+    middle_BM2 = (target[..., :2] + target[..., 2:4]) / 2
+    off_BMA = (answer.places.T - middle_BM2[:, :, None]).abs().amax(3)
+    return torch.cat(
+        [
+            off_BMA.masked_fill(answer.strides != stride, math.inf).argmin(2)
+            for stride in sorted(set(answer.strides.tolist()))
+        ],
+        dim=1,
+    )
+
+
+def _rows(logits_BKA: Tensor, rows_BN: Tensor) -> Tensor:
+    """Logits at some places, the background's before them, (B N, 1 + K)."""
+    taken_BKN = logits_BKA.gather(2, rows_BN[:, None].expand(-1, logits_BKA.shape[1], -1))
+    return F.pad(taken_BKN.transpose(1, 2).flatten(0, 1), (1, 0))
+
+
 def _terms(answer: Answer, given: Proposals, target: Tensor, most: int) -> dict[str, Tensor]:
     """The terms of one head, whose edges are bins or logarithms."""
-    logits_BKA, edges_BNA = given.logits_BKA.float(), given.edges_BNA.float()
+    logits_BKA, edges_BNA = given.logits.float(), given.edges.float()
     has_bins = edges_BNA.shape[1] > 4
-    reach_B4A = (mean_of_bins(edges_BNA) if has_bins else edges_BNA.exp()) * answer.strides_A
-    boxes_BA4 = around(answer.places_2A, reach_B4A)
-    smallest = float(answer.strides_A.min())
+    reach_B4A = (mean_of_bins(edges_BNA) if has_bins else edges_BNA.exp()) * answer.strides
+    boxes_BA4 = around(answer.places, reach_B4A)
+    smallest = float(answer.strides.min())
     chosen_BA, truth_BA, score_BA = assign(
-        logits_BKA.detach().sigmoid(), boxes_BA4.detach(), answer.places_2A, target, most=most, smallest=smallest
+        logits_BKA.detach().sigmoid(), boxes_BA4.detach(), answer.places, target, most=most, smallest=smallest
     )
     total = score_BA.sum().clamp_min(1.0)
     labels_BA = target[..., 4].long().clamp_min(0).gather(1, truth_BA)
@@ -170,14 +205,15 @@ def _terms(answer: Answer, given: Proposals, target: Tensor, most: int) -> dict[
     terms["box"] = BOX * ((1 - ciou(boxes_BA4[chosen_BA], wanted_N4)) * weight_N).sum()
     if has_bins:
         picture_N, place_N = chosen_BA.nonzero(as_tuple=True)
-        middle_N2, stride_N1 = answer.places_2A.T[place_N], answer.strides_A[place_N, None]
+        middle_N2, stride_N1 = answer.places.T[place_N], answer.strides[place_N, None]
         reach_N4 = torch.cat([middle_N2 - wanted_N4[:, :2], wanted_N4[:, 2:] - middle_N2], dim=1) / stride_N1
-        bins_NR = edges_BNA.unflatten(1, (4, BINS)).permute(0, 3, 1, 2)[picture_N, place_N].flatten(0, 1)
+        bins_NR = edges_BNA[picture_N, :, place_N].reshape(-1, BINS)
         terms["edge"] = EDGE * (distribution_focal(bins_NR, reach_N4.flatten()).view(-1, 4).mean(1) * weight_N).sum()
     return terms
 
 
 def mean_of_bins(edges_BNA: Tensor) -> Tensor:
     """Distances (B, 4, A) in strides, of logits of their bins (B, 4 R, A)."""
-    bins_B4RA = edges_BNA.unflatten(1, (4, BINS)).softmax(2)
-    return torch.einsum("bnra,r->bna", bins_B4RA, torch.arange(BINS, dtype=bins_B4RA.dtype, device=bins_B4RA.device))
+    bins_B4RA = edges_BNA.reshape(edges_BNA.shape[0], 4, BINS, -1).softmax(2)
+    distances_R = torch.arange(BINS, dtype=bins_B4RA.dtype, device=bins_B4RA.device)
+    return (bins_B4RA * distances_R[:, None]).sum(2)
