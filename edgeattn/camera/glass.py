@@ -11,7 +11,6 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -208,11 +207,3 @@ class ClockPage:
     def _note(self, said: dict[str, str]) -> None:
         with contextlib.suppress(KeyError, ValueError):
             self.unsure_ms, self.refresh_ms = float(said["unsure"]), float(said["refresh"])
-
-
-def addresses() -> Iterable[str]:
-    """This machine's addresses, for another device's browser; loopback last."""
-    import psutil
-
-    found = [each.address for some in psutil.net_if_addrs().values() for each in some if each.family == socket.AF_INET]
-    return sorted(found, key=lambda address: address.startswith("127."))

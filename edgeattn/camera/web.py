@@ -15,10 +15,8 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hmac
-import ipaddress
 import json
 import secrets
-import socket
 import threading
 import time
 from pathlib import Path
@@ -29,8 +27,10 @@ import jinja2
 import numpy as np
 
 from edgeattn._cv2 import cv2
+from edgeattn.camera.address import DEFAULT, is_loopback, reachable, split_address
 from edgeattn.camera.canvas import Draws, View
 from edgeattn.camera.live import Live
+from edgeattn.camera.metrics import PROMETHEUS, WELL, metrics
 from edgeattn.camera.pipeline import Result
 from edgeattn.errors import EdgeAttnError, ExtraMissingError
 from edgeattn.imaging import Picture
@@ -42,8 +42,6 @@ try:
 except ImportError as error:
     raise ExtraMissingError("aiohttp", "web", "--web") from error
 
-DEFAULT = "127.0.0.1:8080"
-"""The address where none is given."""
 TEMPLATE = Path(__file__).with_name("web.html.jinja")
 QUALITY = 80
 """Of the JPEG."""
@@ -51,8 +49,6 @@ WIDEST = 1280
 """Pixels across the picture in the browser, at most."""
 TOKEN_LENGTH = 8
 """Characters of a token, at least."""
-PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
-"""The format of `/metrics`."""
 LIKELIEST = 3
 """Classes that are shown."""
 PATIENCE_S = 10.0
@@ -60,7 +56,6 @@ PATIENCE_S = 10.0
 _STATUS_EVERY_S = 0.25
 _SNAPSHOT_S = 2.0
 _END_S = 0.05
-_WELL = ("running", "paused", "connecting", "stalled", "down")  # the loop turns, whatever the camera does
 _HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -93,7 +88,7 @@ class Web:
         self.host, self.port = split_address(address)
         if token is not None and len(token) < TOKEN_LENGTH:
             raise EdgeAttnError(f"--token has {len(token)} characters; give it {TOKEN_LENGTH} at least")
-        self.token = token or (None if _is_loopback(self.host) else secrets.token_urlsafe(16))
+        self.token = token or (None if is_loopback(self.host) else secrets.token_urlsafe(16))
         """What a browser must show; None: nothing, on a loopback address."""
         self._live = live
         self._several = len(live.channels) > 1
@@ -116,7 +111,7 @@ class Web:
     @property
     def url(self) -> str:
         """Where a browser finds it, with the token."""
-        host = _reachable(self.host)
+        host = reachable(self.host)
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{self.port}/" + (f"?token={quote(self.token, safe='')}" if self.token else "")
 
@@ -194,7 +189,7 @@ class Web:
         if origin is not None and urlsplit(origin).netloc != request.host:
             raise web.HTTPForbidden(text="this page may not be read from another site\n")
         if self.token is None:
-            if not _is_loopback(urlsplit(f"//{request.host}").hostname or ""):
+            if not is_loopback(urlsplit(f"//{request.host}").hostname or ""):
                 raise web.HTTPForbidden(text="this address is not served here\n")
         else:
             given = self._token_of(request)
@@ -293,88 +288,10 @@ class Web:
 
     async def _health(self, request: web.Request) -> web.Response:
         state = self._state()
-        return web.json_response(state, status=200 if state["state"] in _WELL else 503)
+        return web.json_response(state, status=200 if state["state"] in WELL else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=metrics(self._state()).encode(), headers={"Content-Type": PROMETHEUS})
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """`HOST:PORT`, `HOST`, `:PORT`, `[IPV6]:PORT` or nothing as host and port.
-
-    Raises:
-        EdgeAttnError: it is none of them.
-    """
-    default_host, _, default_port = DEFAULT.partition(":")
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(f"//{address}")
-        port = int(default_port) if parts.port is None else parts.port
-        if not (parts.path or parts.query or parts.username):
-            return parts.hostname or default_host, port
-    raise EdgeAttnError(f"--web {address} is not an address; write HOST:PORT, as {DEFAULT}")
-
-
-def metrics(status: dict[str, Any]) -> str:
-    """A run's status as Prometheus reads it; what is not known yet is left out."""
-    shadow = status.get("shadow") or {}
-    live: list[tuple[str, float | None]] = [
-        (f'camera="{_escaped(each["source"])}"', float(each["state"] == "live")) for each in status.get("cameras", [])
-    ]
-    changes = [(f'change="{change}"', count) for change, count in status.get("change_counts", {}).items()]
-    running = ",".join(
-        f'{name}="{_escaped(status[name])}"' for name in ("bundle", "engine", "precision") if name in status
-    )
-    drops = [(f'cause="{_escaped(cause)}"', count) for cause, count in status["dropped"].items()]
-    quantiles = {
-        key: [(f'quantile="{q}"', status[f"{key}_ms"][p]) for q, p in ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))]
-        for key in ("age", "infer")
-    }
-    families: list[tuple[str, str, str, list[tuple[str, float | None]]]] = [
-        ("frames_total", "counter", "Results so far.", [("", status["frames"])]),
-        ("dropped_total", "counter", "Frames left out, by cause.", drops),
-        ("reconnects_total", "counter", "Times the stream was opened again.", [("", status["reconnects"])]),
-        ("up", "gauge", "1 while the loop turns.", [("", float(status["state"] in _WELL))]),
-        ("camera_live", "gauge", "1 while frames come.", live),
-        ("model_info", "gauge", "What runs.", [(running, 1.0 if running else None)]),
-        ("changes_total", "counter", "Changes of the model, by outcome.", changes),
-        (
-            "fallback",
-            "gauge",
-            "1 while float runs in place of what drifted.",
-            [("", float(bool(status["fallback"])) if "fallback" in status else None)],
-        ),
-        ("shadow_checked_total", "counter", "Frames that float answered as well.", [("", shadow.get("checked"))]),
-        ("shadow_differed_total", "counter", "Frames that float answered otherwise.", [("", shadow.get("differed"))]),
-        ("shadow_map_js", "gauge", "Divergence of the attention from float's, relative.", [("", shadow.get("map_js"))]),
-        ("shadow_map_rank", "gauge", "Rank correlation with float's attention.", [("", shadow.get("map_rank"))]),
-        (
-            "shadow_broken",
-            "gauge",
-            "1 while a bound on the drift is broken.",
-            [("", float(shadow["verdict"] == "failed") if shadow else None)],
-        ),
-        ("fps", "gauge", "Results a second, over the latest.", [("", status["fps"])]),
-        ("age_ms", "gauge", "From capture to result, over the latest.", quantiles["age"]),
-        ("infer_ms", "gauge", "Time in the engine, over the latest.", quantiles["infer"]),
-        ("browsers", "gauge", "Browsers that watch.", [("", status["browsers"])]),
-    ]
-    lines = []
-    for name, kind, meaning, samples in families:
-        known = [(labels, value) for labels, value in samples if value is not None]
-        if known:
-            lines += [f"# HELP edgeattn_{name} {meaning}", f"# TYPE edgeattn_{name} {kind}"]
-            lines += [f"edgeattn_{name}{f'{{{labels}}}' if labels else ''} {_number(value)}" for labels, value in known]
-    return "\n".join(lines) + "\n"
-
-
-def _number(value: float) -> str:
-    """As it is: a count beyond a million keeps its last digit."""
-    return str(int(value)) if value == int(value) else repr(float(value))
-
-
-def _escaped(value: object) -> str:
-    """A label's value, which any name may stand in."""
-    return str(value).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 def _answer(result: Result) -> dict[str, Any]:
@@ -405,23 +322,3 @@ def _jpeg(picture: Picture) -> bytes:
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _reachable(host: str) -> str:
-    """An address of this machine that others can open, where the server listens on all."""
-    if host not in ("0.0.0.0", "::"):
-        return host
-    import psutil
-
-    for addresses in psutil.net_if_addrs().values():
-        for each in addresses:
-            if each.family == socket.AF_INET and not _is_loopback(each.address):
-                return str(each.address)
-    return "127.0.0.1"

@@ -28,7 +28,8 @@ def measure(source: str, seconds: float, port: int, json: Path | None) -> None:
         SourceError: the source is no camera, or does not open.
         EdgeAttnError: the port is taken.
     """
-    from edgeattn.camera.glass import ClockPage, addresses
+    from edgeattn.camera.address import addresses
+    from edgeattn.camera.glass import ClockPage
     from edgeattn.camera.source import open_source
     from edgeattn.errors import SourceError
 
@@ -53,9 +54,10 @@ def measure(source: str, seconds: float, port: int, json: Path | None) -> None:
 
 def _read(camera: Any, seconds: float) -> Reading | None:
     """Look for the clock, then read it for so long; None: it was not found."""
-    from edgeattn.camera.capture import Capture, Watch
+    from edgeattn.camera.capture import Capture
     from edgeattn.camera.frame import Reconnecting
     from edgeattn.camera.glass import Reading
+    from edgeattn.camera.watch import Watch
     from edgeattn.timing import monotonic_ns
 
     with Watch(camera) if isinstance(camera, Reconnecting) else Capture(camera) as capture:

@@ -38,7 +38,7 @@ from edgeattn.engines.base import Engine, infer_all
 from edgeattn.errors import DataError, EngineError, GateError, NameNotFoundError, SpecError
 from edgeattn.imaging import Picture, prepare
 from edgeattn.spec import Artefact, InputSpec, Spec, Task
-from edgeattn.tasks import agreeing, decode
+from edgeattn.tasks import agreeing, decode, parts
 
 GOLDEN_PICTURES = 50
 GOLDEN_FRAMES = 10
@@ -306,12 +306,10 @@ def _in_kind(logits_NK: NDArray[np.float32], wanted_NK: NDArray[np.float32]) -> 
 
 
 def _apart(given: NDArray[np.float32], wanted: NDArray[np.float32], spec: Spec) -> float:
-    """How far answers are from what is wanted, as a fraction of its range; of a detector's boxes and scores, the greater."""
-    if spec.task == "classify":
-        return difference(given, wanted)
-    if wanted.shape[2] == 6:  # two boxes of about the same score may stand in another order
-        return max(difference(given[..., 4], wanted[..., 4]), 1.0 - agreeing(given, wanted, spec))
-    return max(difference(given[:, part], wanted[:, part]) for part in (slice(4), slice(4, None)))
+    """How far answers are from what is wanted, as a fraction of its range, the greatest of their parts."""
+    own, others = (parts({spec.output: values}, spec) for values in (given, wanted))
+    worst = max(difference(own[name], others[name]) for name in others)
+    return worst if "boxes" in own or spec.task != "detect" else max(worst, 1.0 - agreeing(given, wanted, spec))
 
 
 def _gates(file: Path, answers: Mapping[str, NDArray[np.float32]], spec: Spec) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,18 @@ from edgeattn.tasks import classify, detect
 from edgeattn.tasks.classify import Classification
 from edgeattn.tasks.detect import Detections
 
-__all__ = ["FIGURES", "Classification", "Detections", "Figure", "Prediction", "agreeing", "decode", "draw", "told"]
+__all__ = [
+    "FIGURES",
+    "Classification",
+    "Detections",
+    "Figure",
+    "Prediction",
+    "agreeing",
+    "decode",
+    "draw",
+    "parts",
+    "told",
+]
 
 Prediction = Classification | Detections
 
@@ -60,6 +71,14 @@ def told(prediction: Prediction) -> dict[str, Any]:
     if isinstance(prediction, Detections):
         return {"detections": detect.told(prediction)}
     return {"label": prediction.label, "score": round(prediction.score, 4), "rejected": prediction.rejected}
+
+
+def parts(outputs: Mapping[str, NDArray[Any]], spec: Spec) -> dict[str, NDArray[Any]]:
+    """Outputs (B, ...) by name, each with a range of its own: a detector's boxes, which are pixels, apart from its scores."""
+    if spec.task != "detect":
+        return dict(outputs)
+    others = {name: values for name, values in outputs.items() if name != spec.output}
+    return detect.parts(outputs[spec.output]) | others
 
 
 def agreeing(given: NDArray[Any], wanted: NDArray[Any], spec: Spec) -> float:

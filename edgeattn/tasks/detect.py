@@ -42,6 +42,8 @@ class Detections:
     """(N,) places of the classes in `labels`."""
     labels: tuple[str, ...]
     """Names of the classes."""
+    tracks: NDArray[np.int64] | None = None
+    """(N,) number of the thing that each box shows, the same from frame to frame; -1: not known yet. None: nobody tracks."""
 
     @property
     def names(self) -> list[str]:
@@ -77,6 +79,7 @@ class Detections:
             xyxy=self.boxes,
             confidence=self.scores,
             class_id=self.indices,
+            tracker_id=self.tracks,
             data={"class_name": np.array(self.names, str)},
         )
 
@@ -144,6 +147,16 @@ def _proposed(columns: NDArray[Any], kept: Thresholds) -> tuple[NDArray[Any], ND
     return corners[best], scores[best], indices[best]
 
 
+def parts(given: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """What of an output (B, ...) is compared apart: boxes, which are pixels, and scores, which are not.
+
+    Of the form (B, N, 6) scores alone: boxes of about the same score may stand in another order.
+    """
+    if given.shape[2] == 6:
+        return {"scores": given[..., 4]}
+    return {"boxes": given[:, :4], "scores": given[:, 4:]}
+
+
 def agree(given: Detections, wanted: Detections) -> bool:
     """Whether both found the same: see `PARTNERS`."""
     found, least = _with_partner(given, wanted), PARTNERS * max(len(given.boxes), len(wanted.boxes))
@@ -172,10 +185,12 @@ def overlap(a_N4: NDArray[Any], b_M4: NDArray[Any]) -> NDArray[np.float64]:
 
 def told(found: Detections) -> list[dict[str, Any]]:
     """Plain JSON values: a box each, in pixels of the frame."""
-    return [
+    rows = [
         {"label": name, "score": round(float(score), 4), "box": [round(float(edge), 1) for edge in box]}
         for name, score, box in zip(found.names, found.scores, found.boxes, strict=True)
     ]
+    tracks = found.tracks if found.tracks is not None else ()
+    return [row | {"track": int(track)} for row, track in zip(rows, tracks, strict=True)] if len(tracks) else rows
 
 
 def draw(picture: Picture, found: Detections) -> Picture:
@@ -188,7 +203,8 @@ def draw(picture: Picture, found: Detections) -> Picture:
         index = int(found.indices[i])
         colour = _COLOURS[index % len(_COLOURS)]
         cv2.rectangle(canvas, (left, top), (right, low), colour, line)
-        _tag(canvas, (left, top), f"{found.labels[index]} {100 * found.scores[i]:.0f} %", capital, colour)
+        track = f"#{found.tracks[i]} " if found.tracks is not None and found.tracks[i] >= 0 else ""
+        _tag(canvas, (left, top), f"{track}{found.labels[index]} {100 * found.scores[i]:.0f} %", capital, colour)
     return canvas
 
 

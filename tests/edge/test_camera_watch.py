@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scripted import BLACK
 
-from edgeattn.camera.capture import Watch, probe_s
 from edgeattn.camera.frame import Frame
 from edgeattn.camera.source import open_source
+from edgeattn.camera.watch import Watch, probe_s
 from edgeattn.errors import RefusedError, SourceError
 from edgeattn.imaging import Picture
 

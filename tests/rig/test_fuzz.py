@@ -18,7 +18,7 @@ from judge import watching
 from mjpeg import MjpegCamera
 
 from edgeattn.camera import Camera
-from edgeattn.camera.capture import LEFT_BEHIND, Watch
+from edgeattn.camera.watch import LEFT_BEHIND, Watch
 
 pytestmark = pytest.mark.rig
 

@@ -23,7 +23,7 @@ from rtsp import RtspCamera
 from waits import states, watched
 
 from edgeattn.camera import Camera
-from edgeattn.camera.capture import Watch
+from edgeattn.camera.watch import Watch
 from edgeattn.errors import SourceError
 
 pytestmark = pytest.mark.rig

@@ -17,7 +17,7 @@ from judge import in_calm
 
 from edgeattn._cv2 import cv2
 from edgeattn.camera import Camera
-from edgeattn.camera.capture import Watch
+from edgeattn.camera.watch import Watch
 from edgeattn.cli.v4l2 import formats
 from edgeattn.errors import SourceError
 

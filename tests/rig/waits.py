@@ -17,8 +17,8 @@ from mjpeg import MjpegCamera
 from rtsp import RtspCamera
 
 from edgeattn.camera import Camera
-from edgeattn.camera.capture import Watch
 from edgeattn.camera.state import Status
+from edgeattn.camera.watch import Watch
 
 BACK_MS, SHOWN_MS = 1000, 700
 """Other tests keep the machine busy meanwhile; what holds in calm is in `test_sources.py`."""
