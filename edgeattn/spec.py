@@ -100,7 +100,8 @@ class Thresholds:
     confidence: float = 0.25
     """Score that a box must exceed."""
     iou: float = 0.45
-    """Overlap with a better box of its class beyond which a box is another one of the same thing."""
+    """Overlap with a better box of its class beyond which a box is another one of the same thing; 1: none is, since the model
+    proposes one box for each thing."""
     most: int = 300
     """Most boxes of a frame, the best of them."""
 

@@ -168,6 +168,9 @@ def _proposed(columns: NDArray[Any], classes: int, kept: Thresholds) -> _Rows:
     scores = taken[4 : 4 + classes].max(0)
     half = taken[2:4] / 2
     corners = np.concatenate([taken[:2] - half, taken[:2] + half]).T
+    if kept.iou == 1.0:
+        best = np.argsort(-scores, kind="stable")
+        return corners[best], scores[best], indices[best], weights[best]
     sized: Any = np.concatenate([taken[:2] - half, taken[2:4]]).T.astype(np.float64)
     sized[:, :2] -= sized[:, :2].min(0)  # OpenCV keeps classes apart by an offset, which wants coordinates above 0
     best = np.asarray(cv2.dnn.NMSBoxesBatched(sized, scores, indices, 0.0, kept.iou), np.int64).reshape(-1)
