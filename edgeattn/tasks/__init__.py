@@ -42,7 +42,11 @@ class Figure(NamedTuple):
     """In words."""
 
 
-FIGURES: dict[Task, Figure] = {"classify": Figure("top1", "top-1"), "detect": Figure("map50", "mAP50")}
+FIGURES: dict[Task, Figure] = {
+    "classify": Figure("top1", "top-1"),
+    "detect": Figure("map50", "mAP50"),
+    "segment": Figure("miou", "mIoU"),
+}
 
 
 def decode(outputs: Mapping[str, NDArray[Any]], spec: Spec, size: tuple[int, int] | None = None) -> Prediction:
