@@ -244,7 +244,10 @@ def told(found: Detections) -> list[dict[str, Any]]:
 
 
 def draw(picture: Picture, found: Detections) -> Picture:
-    """Draw each box with its label and score on a copy of the picture, (H, W, 3) BGR, the best above the others."""
+    """Draw each box with its label and score on a copy of the picture, (H, W, 3) BGR, the best above the others.
+
+    Scores that are not numbers are left out, as those of the truth.
+    """
     canvas = picture.copy()
     capital = 0.8 * drawing.capital_px(canvas)
     line = max(1, round(capital / 5))
@@ -256,7 +259,8 @@ def draw(picture: Picture, found: Detections) -> Picture:
         colour = _COLOURS[index % len(_COLOURS)]
         cv2.rectangle(canvas, (left, top), (right, low), colour, line)
         track = f"#{found.tracks[i]} " if found.tracks is not None and found.tracks[i] >= 0 else ""
-        _tag(canvas, (left, top), f"{track}{found.labels[index]} {100 * found.scores[i]:.0f} %", capital, colour)
+        sure = f" {100 * found.scores[i]:.0f} %" if np.isfinite(found.scores[i]) else ""
+        _tag(canvas, (left, top), track + found.labels[index] + sure, capital, colour)
     return canvas
 
 

@@ -123,8 +123,10 @@ def test_answers_agree_where_nearly_all_pixels_do() -> None:
     classes = np.zeros((SIDE, SIDE), np.uint8)
     one, nearly, other = one_hot(classes), classes.copy(), classes.copy()
     nearly[:3], other[:4] = 1, 1
-    assert agreeing(one_hot(nearly), one, SPEC) == 1.0
-    assert agreeing(np.concatenate([one_hot(other), one]), np.concatenate([one, one]), SPEC) == 0.5
+    given = {SPEC.output: one_hot(nearly)}
+    assert agreeing(given, {SPEC.output: one}, SPEC) == 1.0
+    given = {SPEC.output: np.concatenate([one_hot(other), one])}
+    assert agreeing(given, {SPEC.output: np.concatenate([one, one])}, SPEC) == 0.5
 
 
 def test_what_does_not_fit_is_said() -> None:
