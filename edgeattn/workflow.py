@@ -17,8 +17,12 @@ import numpy as np
 from onnx import ModelProto
 
 from edgeattn.bundle import Bundle, sha256
+from edgeattn.datasets.cifar import is_cifar
+from edgeattn.datasets.folder import Sample
+from edgeattn.datasets.kinds import Kind, recognise
+from edgeattn.datasets.known import annotated_pictures, held_out
 from edgeattn.datasets.labelled import labelled_pictures
-from edgeattn.datasets.splits import stratified_sample
+from edgeattn.datasets.splits import kinds_of, stratified_sample
 from edgeattn.deploy.calibration import FEWEST, PICTURES, Calibration, draw
 from edgeattn.deploy.export import GOLDEN_PICTURES, Deployed, export, recipe_digest, to_onnx
 from edgeattn.deploy.ladder import Ladder
@@ -31,17 +35,19 @@ from edgeattn.evaluation.significance import Gate, loss_gate
 from edgeattn.imaging import prepare
 from edgeattn.nn.attention import EMPTY
 from edgeattn.nn.model import LITE
-from edgeattn.spec import to_json
+from edgeattn.spec import Task, to_json
 from edgeattn.timing.bar import progress_bar
 from edgeattn.train.augment import Augment
 from edgeattn.train.loader import FolderViews, PictureFiles, TrainingData
 from edgeattn.train.loop import train, views_per_second
-from edgeattn.train.recipe import Recipe, load_recipe
+from edgeattn.train.recipe import SIZES, Recipe, load_recipe
 from edgeattn.train.runs import Trained, load_run, weights_attributions
 from edgeattn.train.tasks.classify import answers
 
 Say = Callable[[str], None]
 
+DENSE_BATCH, DENSE_LR = 16, 0.008
+"""Pictures a step of a detector or segmenter, which are larger than a classifier's; greatest learning rate, for 64."""
 TEACHER = "efficientnet-lite0"
 TEACHER_BELOW = 5_000
 """With fewer training pictures than this a pretrained teacher is fine-tuned on them; above, the student learns alone."""
@@ -49,6 +55,8 @@ BEHIND = 0.03
 """A student that loses more top-1 than this against its teacher is clearly behind."""
 RESERVE_MINUTES = 1.0
 """Time kept for export, quantization and verification."""
+DEMO_SIDE = 160
+"""Side of the input of the demo's detector and segmenter, in pixels."""
 QAT_LR = 1 / 32
 """Learning rate of a quantization-aware fine-tuning, as a fraction of its run's: BatchNorm is gone."""
 SENSITIVITY_PICTURES = 500
@@ -71,17 +79,38 @@ class Made:
     """The teacher's run."""
 
 
+def task_of(data: str) -> Task:
+    """The task that data asks for by its kind: boxes ask to detect, masks to segment, all else to classify.
+
+    Raises:
+        DataError: there is nothing there, or nothing of a known kind.
+    """
+    if data == "cards" or (":" in data and not Path(data).exists()) or is_cifar(Path(data)):
+        return "classify"
+    kinds: dict[Kind, Task] = {"classes": "classify", "coco": "detect", "yolo": "detect", "masks": "segment"}
+    return kinds[recognise(data)]
+
+
 def photo_recipe(
     photos: Path,
     *,
+    task: Task = "classify",
     model: str = LITE,
     attention: str = "coord",
-    imgsz: int = 96,
+    imgsz: int = 0,
     teacher: str = "auto",
     seed: int = 0,
 ) -> Recipe:
-    """The student's recipe for a folder of photos: lite has seen photos before, pico starts from the zoo's weights."""
-    recipe = Recipe(str(photos), model=model, attention=attention, imgsz=imgsz, teacher=teacher, seed=seed, mixup=0.3)
+    """The student's recipe for a folder of photos: lite has seen photos before, pico starts from the zoo's weights.
+
+    A detector or segmenter has no default teacher.
+    """
+    recipe = Recipe(
+        str(photos), task=task, model=model, attention=attention, imgsz=imgsz or SIZES[task], teacher=teacher, seed=seed
+    )
+    if task != "classify":
+        return replace(recipe, teacher="none" if teacher == "auto" else teacher, batch_size=DENSE_BATCH, lr=DENSE_LR)
+    recipe = replace(recipe, mixup=0.3)
     if model == LITE:
         return replace(recipe, lr=0.002, dropout=0.2)
     fits = model == "pico" and attention != "wide"  # whose perceptrons are of another width
@@ -125,7 +154,8 @@ def train_with_teacher(
     if resume and (folder / "recipe.json").is_file():
         recipe = load_recipe(folder)
     elif recipe.teacher == "auto":
-        recipe = replace(recipe, teacher=str(out / "teacher") if len(data.train) < TEACHER_BELOW else "none")
+        fits = recipe.task == "classify" and len(data.train) < TEACHER_BELOW
+        recipe = replace(recipe, teacher=str(out / "teacher") if fits else "none")
     if recipe.teacher == str(out / "teacher"):
         plan_at = time.monotonic()
         wanted = teacher_recipe(recipe)
@@ -159,9 +189,11 @@ def export_run(trained: Trained, data: TrainingData, path: Path, *, opset: int =
         trained.model,
         path,
         labels=trained.labels,
-        imgsz=trained.recipe.imgsz,
         pictures=[data.validation[int(i)][0] for i in places],
+        task=trained.recipe.task,
+        input=trained.recipe.input,
         mechanism=trained.recipe.attention,
+        thresholds=getattr(trained.model, "thresholds", None),
         provenance=told,
         opset=opset,
     )
@@ -237,20 +269,36 @@ def quantize_run(
     )  # fmt: skip
 
 
-def outside_data(bundle: Bundle, pictures: Path) -> TrainingData:
+def outside_data(bundle: Bundle, pictures: Path, *, skip_missing: bool = False) -> TrainingData:
     """Pictures for a bundle from elsewhere: two of seven to calibrate on (`calibration.PICTURES` at most), the rest to measure on.
+
+    Annotated pictures that are split into parts are calibrated on by their train part, and measured on by the others.
 
     Raises:
         DataError: names that are no labels of the bundle, or too few pictures.
     """
-    labels = bundle.spec.labels
-    samples = labelled_pictures(pictures, labels)
-    some = stratified_sample(samples, max(FEWEST, min(PICTURES, 2 * len(samples) // 7)), seed=0)
-    taken = {sample.path for sample in some}
-    rest = PictureFiles([sample for sample in samples if sample.path not in taken])
+    labels: tuple[str, ...] = bundle.spec.labels
+    notes: tuple[str, ...] = ()
     root = pictures if pictures.is_dir() else pictures.parent
+    if bundle.spec.task == "classify":
+        samples = labelled_pictures(pictures, labels)
+        held: dict[Path, Any] = {sample.path: sample for sample in samples}
+        names: Sequence[str] = labels
+    else:
+        found = annotated_pictures(pictures, bundle.spec, skip_missing=skip_missing)
+        held, notes = {one.path: one for one in found.pictures}, found.notes
+        kinds, names = kinds_of(found)
+        pairs = zip(found.pictures, kinds, strict=True)
+        samples = [Sample(one.path, kind, digest=one.digest) for one, kind in pairs]
+        if found.pictures != (kept := held_out(found)):
+            away = {one.path for one in kept}
+            held = {one.path: one for one in kept}
+            samples = [sample for sample in samples if sample.path not in away]
+    some = stratified_sample(samples, max(FEWEST, min(PICTURES, 2 * len(held) // 7)), seed=0)
+    taken = {sample.path for sample in some}
+    rest = PictureFiles([one for path, one in held.items() if path not in taken])
     return TrainingData(
-        labels, FolderViews(some, bundle.spec.input, Augment()), rest, calibration=draw(some, labels, root)
+        labels, FolderViews(some, bundle.spec.input, Augment()), rest, calibration=draw(some, names, root), notes=notes
     )
 
 
@@ -323,8 +371,13 @@ def labels_of(data: TrainingData) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.array([label for _, label in data.validation], np.int64)
 
 
-def demo_recipe(seed: int) -> Recipe:
+def demo_recipe(seed: int, task: Task = "classify") -> Recipe:
     """The demo's student: fixed, so that every machine trains the same model from a seed."""
+    if task != "classify":
+        return Recipe(
+            "cards", task=task, imgsz=DEMO_SIDE, seed=seed, split_seed=seed, epochs=4, views_per_epoch=3_000,
+            batch_size=DENSE_BATCH, lr=DENSE_LR,
+        )  # fmt: skip
     return Recipe(
         "cards",
         seed=seed,
@@ -342,7 +395,12 @@ def demo(recipe: Recipe, data: TrainingData, out: Path, *, progress: bool, say: 
 
     The second starts from the first and learns from its softened answers too (born-again networks, Furlanello et al. 2018,
     arXiv:1805.04770). A large pretrained teacher is no help here: in the demo's minutes it learns cards worse than pico does.
+    A detector or segmenter is trained once, from random weights.
     """
+    if recipe.task != "classify":
+        say(f"{recipe.task}: {recipe.model} with {recipe.attention}, {len(data.train) * recipe.epochs} cards")
+        trained = train(recipe, out / "student", data=data, progress=progress)
+        return finish(trained, None, data, out, name=f"cards-{recipe.task}", say=say)
     say(
         f"teacher: {recipe.model} with {recipe.attention}, from the zoo's weights, {len(data.train) * recipe.epochs} cards"
     )

@@ -24,10 +24,11 @@ from edgeattn.camera.state import Status
 from edgeattn.camera.watch import Watch
 from edgeattn.engines import Engine, default_threads, open_engine
 from edgeattn.engines.certify import Certificate
-from edgeattn.errors import EngineError, NameNotFoundError, SourceError
+from edgeattn.errors import EngineError, NameNotFoundError, SourceError, SpecError
 from edgeattn.imaging import prepare
-from edgeattn.tasks import Classification, Prediction, decode
+from edgeattn.tasks import Classification, Prediction, decode, detect
 from edgeattn.tasks.smoothing import Smoother
+from edgeattn.tasks.tracking import Tracker, unsure
 from edgeattn.timing import NS_PER_MS, Clock, Spans, monotonic_ns
 
 PATIENCE_S = 5.0
@@ -100,6 +101,7 @@ class Pipeline:
         throughput: bool = False,
         confidence: float | None = None,
         iou: float | None = None,
+        track: bool = False,
         clock: Clock = monotonic_ns,
         opened_engine: Engine | None = None,
     ) -> None:
@@ -122,12 +124,15 @@ class Pipeline:
                 about the time of one inference. Two engines are opened for it.
             confidence: least score of a box that a detector tells, 0 to 1; None: as its bundle says.
             iou: overlap from which on two of its boxes are one thing, likewise.
+            track: follow a detector's boxes from frame to frame.
             clock: gives nanoseconds; the source's clock must be the same.
             opened_engine: run this engine, which stays open afterwards.
 
         Raises:
             NameNotFoundError: no policy has that name.
             EngineError: `throughput` on another device than the CPU.
+            ExtraMissingError: `track`, and the package trackers is not installed.
+            SpecError: `track`, and the model is no detector.
             SourceError: a file is asked for another policy than `every`, or is one of several sources.
         """
         if policy is not None and policy not in POLICIES:
@@ -161,8 +166,8 @@ class Pipeline:
         self._beside: Engine | None = None
         self._flights: InFlight[_Request, _Request] | None = None
         self._clock = clock
-        self._smooth = smooth
-        self._smoothers = self._steadying(bundle)
+        self._smooth, self._track = smooth, track
+        self._steady = self._steadying(bundle)
         self._inferring = threading.Lock()
         self._policy, self._max_fps, self._crop = policy, max_fps, crop
         self._give_up_s = give_up_s
@@ -242,7 +247,7 @@ class Pipeline:
             before, self.model = self.model, model
             if model.bundle is not before.bundle:
                 self.bundle = model.bundle
-                self._smoothers = self._steadying(model.bundle)
+                self._steady = self._steadying(model.bundle)
         return before
 
     @property
@@ -288,8 +293,12 @@ class Pipeline:
         with request.spans("decode"):
             height, width = frame.picture.shape[:2]
             prediction = smoothed = decode(outputs, spec, (height, width))
-            if self._smoothers and isinstance(prediction, Classification):
-                smoothed = self._smoothers[camera].update(prediction)
+            steady = self._steady[camera] if self._steady else None
+            if isinstance(steady, Smoother) and isinstance(prediction, Classification):
+                smoothed = steady.update(prediction)
+            elif isinstance(steady, Tracker):
+                boxes = detect.decode(outputs, unsure(spec), (height, width))
+                prediction = smoothed = steady.update(boxes, frame.captured_ns / NS_PER_MS / 1000)
             maps = {m.block: outputs[m.output][0] for m in spec.maps} if self.maps else {}
         age_ms = (self._clock() - frame.captured_ns) / NS_PER_MS
         stages_ms = request.spans.latest_ms()
@@ -303,8 +312,16 @@ class Pipeline:
         for capture in self._captures:
             capture.slot.end()
 
-    def _steadying(self, bundle: Bundle) -> list[Smoother]:
+    def _steadying(self, bundle: Bundle) -> list[Smoother] | list[Tracker]:
         """What holds the answer of each source steady."""
+        if self._track:
+            if bundle.spec.task != "detect":
+                raise SpecError(
+                    f"{bundle.name} is a model to {bundle.spec.task}; only a detector's boxes can be tracked"
+                )
+            asked = asked_thresholds(bundle.spec, self.options["confidence"], self.options["iou"])
+            spec = replace(bundle.spec, thresholds=asked or bundle.spec.thresholds)
+            return [Tracker(spec) for _ in self.sources]
         return [Smoother(bundle.spec) for _ in self.sources] if self._smooth and bundle.spec.task == "classify" else []
 
     def _close_engine(self) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 
-from edgeattn.errors import EdgeAttnError, ExtraMissingError
+from edgeattn.errors import EdgeAttnError, ExtraMissingError, NameNotFoundError
+from edgeattn.spec import Task
 
 console = Console(highlight=False, soft_wrap=True)
 """Standard output; plain text when it is no terminal."""
@@ -19,6 +20,12 @@ NO_VERDICT = 3
 
 INTERRUPTED = 130
 """Exit code of a program that was stopped by Ctrl-C."""
+
+TASK = "classify, detect or segment; default: what the data asks for (class folders, boxes, masks)."
+"""Help of --task where something is trained."""
+
+SIZE = "Side of the square input, in pixels; default: 96, of a detector or segmenter 320."
+"""Help of --imgsz where something is trained."""
 
 
 def write_json(path: Path | None, payload: dict[str, Any]) -> None:
@@ -50,6 +57,18 @@ def write_text(path: Path, content: str) -> None:
 def say(line: str) -> None:
     """Print a line as it is: brackets and colons of paths are no markup."""
     console.print(line, markup=False)
+
+
+def as_task(name: str) -> Task | None:
+    """The task called `name`; None for no name.
+
+    Raises:
+        NameNotFoundError: there is none.
+    """
+    tasks: tuple[Task, ...] = get_args(Task)
+    if name and name not in tasks:
+        raise NameNotFoundError("task", name, tasks)
+    return next((task for task in tasks if task == name), None)
 
 
 def need_training(verb: str) -> None:

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeattn.cli.common import console, need_training, say, write_json
+from edgeattn.cli.common import as_task, console, need_training, say, write_json
 
 
 def demo(
     *,
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
+    task: Annotated[str, typer.Option(help="classify, detect or segment.")] = "classify",
     seed: Annotated[int, typer.Option(help="Seed of the pictures, the weights and the video.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
 ) -> None:
@@ -23,9 +24,11 @@ def demo(
     started = time.monotonic()
     from edgeattn import workflow
     from edgeattn.datasets.cards import write_video
+    from edgeattn.tasks import FIGURES
     from edgeattn.train.sources import open_data
 
-    recipe = workflow.demo_recipe(seed)
+    chosen = as_task(task) or "classify"
+    recipe = workflow.demo_recipe(seed, chosen)
     data = open_data(recipe, out)
     say(f"cards: digits on cards over photographs, rendered from seed {seed}; a stand-in for your own pictures")
     made = workflow.demo(recipe, data, out, progress=True, say=say)
@@ -36,14 +39,15 @@ def demo(
     video = write_video(out / "cards.mp4", seed=seed)
     lived = _run(bundle.path, video, out)
     profiled = _profile(bundle.path, out)
+    judged = FIGURES[chosen].key
     results = {(r["engine"], r["precision"]): r for r in report["results"]}
     write_json(
         json,
         {
             "schema": "edgeattn.demo/1",
             "seconds": round(time.monotonic() - started, 1),
-            "float_top1": results["onnxruntime", "float"]["top1"],
-            "int8_top1": min(r["top1"] for (_, precision), r in results.items() if precision == "int8"),
+            f"float_{judged}": results["onnxruntime", "float"][judged],
+            f"int8_{judged}": min(r[judged] for (_, precision), r in results.items() if precision == "int8"),
             "video_accuracy": lived["accuracy"],
             "verdicts": {f"{e} {p}": r["verdict"] for (e, p), r in results.items()},
             "bundle": str(bundle.path),

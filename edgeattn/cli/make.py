@@ -7,15 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeattn.cli.common import console, need_training, say, write_json
+from edgeattn.cli.common import SIZE, TASK, as_task, console, need_training, say, write_json
 
 if TYPE_CHECKING:
     from edgeattn.workflow import Made
 
 
 def make(
-    photos: Annotated[Path, typer.Argument(help="Folder of class folders: PHOTOS/cup/1.jpg, PHOTOS/plate/2.jpg, ...")],
+    photos: Annotated[
+        Path,
+        typer.Argument(
+            help="Class folders (PHOTOS/cup/1.jpg, PHOTOS/plate/2.jpg, ...), or pictures with boxes (COCO's JSON, YOLO's "
+            "labels) or masks."
+        ),
+    ],
     *,
+    task: Annotated[str, typer.Option(help=TASK)] = "",
     out: Annotated[
         Path | None, typer.Option(help="Where runs and the bundle go; default: runs/NAME of the folder.")
     ] = None,
@@ -24,7 +31,7 @@ def make(
         typer.Option(help="lite (starts from ImageNet weights), pico, nano, tiny, small, or package.module:function."),
     ] = "lite",
     attention: Annotated[str, typer.Option(help="A name of `edgeattn attentions`, or package.module:Class.")] = "coord",
-    imgsz: Annotated[int, typer.Option(help="Side of the square input, in pixels.")] = 96,
+    imgsz: Annotated[int, typer.Option(help=SIZE)] = 0,
     teacher: Annotated[str, typer.Option(help="auto, none, or the folder of a teacher's run.")] = "auto",
     minutes: Annotated[float, typer.Option(min=1.0, help="Time to plan for, teacher included.")] = 8.0,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
@@ -37,6 +44,7 @@ def make(
     """Train, distil, export, quantize and verify a model on your own pictures, and print the line that runs it."""
     need_training("edgeattn make")
     from edgeattn import workflow
+    from edgeattn.tasks import FIGURES
     from edgeattn.train.recipe import override
     from edgeattn.train.runs import check
     from edgeattn.train.sources import open_data
@@ -44,9 +52,12 @@ def make(
     name = photos.resolve().name
     out = out or Path("runs") / name
     recipe = override(
-        workflow.photo_recipe(photos, model=model, attention=attention, imgsz=imgsz, teacher=teacher, seed=seed),
+        workflow.photo_recipe(
+            photos, task=as_task(task) or workflow.task_of(str(photos)), model=model, attention=attention, imgsz=imgsz,
+            teacher=teacher, seed=seed,
+        ),
         set_ or [],
-    )
+    )  # fmt: skip
     check(recipe)
     data = open_data(recipe, out)
     for note in data.notes:
@@ -58,10 +69,11 @@ def make(
     except KeyboardInterrupt:
         say(f"go on where it stopped with:  edgeattn make {photos} --out {out} --resume")
         raise
-    report = summary(made) | {"schema": "edgeattn.make/1", "test_top1": test_accuracy(made, data.test)}
-    write_json(json, report)
-    if data.test:
-        say(f"test (opened once, {len(data.test)} pictures): top-1 {report['test_top1']:.1%} in float")
+    judged = FIGURES[recipe.task]
+    on_test = test_figure(made, data.test)
+    write_json(json, summary(made) | {"schema": "edgeattn.make/1", f"test_{judged.key}": on_test})
+    if on_test is not None:
+        say(f"test (opened once, {len(data.test)} pictures): {judged.name} {on_test:.1%} in float")
     offer(made, out, name, data)
     console.print(f"\nrun it:   edgeattn run {made.quantized.bundle.path} --source 0", markup=False)
     console.print(f"time it:  edgeattn profile {made.quantized.bundle.path}", markup=False)
@@ -70,19 +82,21 @@ def make(
 def summary(made: Made) -> dict[str, Any]:
     """What a report says of a made bundle, and a table of its artefacts on screen."""
     from edgeattn.cli.verify import table
+    from edgeattn.tasks import FIGURES
 
     console.print(table(made.quantized.report))
+    judged = FIGURES[made.trained.recipe.task].key
     return {
         "bundle": str(made.quantized.bundle.path),
         "run": str(made.trained.folder),
-        "validation_top1": made.trained.metrics["validation_top1"],
-        "teacher_top1": made.teacher.metrics["validation_top1"] if made.teacher else None,
+        f"validation_{judged}": made.trained.metrics[f"validation_{judged}"],
+        f"teacher_{judged}": made.teacher.metrics[f"validation_{judged}"] if made.teacher else None,
         "results": made.quantized.report.json()["results"],
     }
 
 
-def test_accuracy(made: Made, pictures: Any) -> float | None:
-    """Top-1 of the student on the test pictures; None: there are none."""
+def test_figure(made: Made, pictures: Any) -> float | None:
+    """The figure that the student is judged by, on the test pictures; None: there are none."""
     from edgeattn.train.loop import figure
 
     trained = made.trained

@@ -113,6 +113,9 @@ def run(
             min=0.0, max=1.0, help="Of a detector: overlap from which two boxes are one thing; default: 0.45."
         ),
     ] = None,
+    track: Annotated[
+        bool, typer.Option("--track", help="Follow a detector's boxes from frame to frame (needs edgeattn[track]).")
+    ] = False,
     crop: Annotated[str | None, typer.Option(help="Look at this part only: X,Y,WIDTH,HEIGHT in pixels.")] = None,
     give_up: Annotated[
         float | None, typer.Option(min=0.5, help="End after that many seconds without the camera; default: never.")
@@ -186,6 +189,8 @@ def run(
         )
     if collect is not None and len(sources) > 1:
         raise EdgeAttnError("--collect saves one camera's frames; give it one --source")
+    if track and isinstance(opened, Folder):
+        raise EdgeAttnError(f"{opened.name}: pictures of a folder do not follow each other; leave out --track")
     if on_change is not None and isinstance(opened, Folder):
         raise EdgeAttnError(f"{opened.name}: pictures of a folder do not follow each other; leave out --on-change")
     names, notices = possible(asked)
@@ -210,6 +215,7 @@ def run(
         throughput=throughput,
         confidence=conf,
         iou=iou,
+        track=track,
     )
     screen = Console(stderr=True, highlight=False, soft_wrap=True) if ("jsonl", None) in written else console
     say = functools.partial(screen.print, markup=False)

@@ -7,16 +7,19 @@ from typing import Annotated
 
 import typer
 
-from edgeattn.cli.common import console, need_training, say, write_json
+from edgeattn.cli.common import SIZE, TASK, as_task, console, need_training, say, write_json
 
 
 def train(
     data: Annotated[
         str,
-        typer.Argument(help="Class folders, CIFAR's binaries, `cards`, or package.module:function."),
+        typer.Argument(
+            help="Class folders, CIFAR's binaries, COCO's JSON, YOLO's labels, masks, `cards`, or package.module:function."
+        ),
     ],
     *,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    task: Annotated[str, typer.Option(help=TASK)] = "",
     model: Annotated[
         str,
         typer.Option(
@@ -24,7 +27,7 @@ def train(
         ),
     ] = "pico",
     attention: Annotated[str, typer.Option(help="A name of `edgeattn attentions`, or package.module:Class.")] = "coord",
-    imgsz: Annotated[int, typer.Option(help="Side of the square input, in pixels.")] = 96,
+    imgsz: Annotated[int, typer.Option(help=SIZE)] = 0,
     teacher: Annotated[
         str,
         typer.Option(
@@ -53,16 +56,19 @@ def train(
     from edgeattn.spec import to_json
     from edgeattn.train.loop import told
     from edgeattn.train.loop import train as fit
-    from edgeattn.train.recipe import Recipe, override
+    from edgeattn.train.recipe import SIZES, Recipe, override
     from edgeattn.train.runs import check
     from edgeattn.train.sources import open_data
+    from edgeattn.workflow import task_of
 
+    chosen = as_task(task) or task_of(data)
     recipe = override(
         Recipe(
             data,
+            task=chosen,
             model=model,
             attention=attention,
-            imgsz=imgsz,
+            imgsz=imgsz or SIZES[chosen],
             teacher=teacher,
             distill=distill,
             supervise=supervise,

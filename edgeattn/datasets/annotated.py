@@ -61,6 +61,16 @@ class Annotated:
     thumbnail: bytes = field(default=b"", repr=False)
     """THUMBNAIL x THUMBNAIL grey bytes, as of `folder.Sample`."""
 
+    def class_map(self) -> ClassMap:
+        """The class of every pixel, as of `Masks`.
+
+        Raises:
+            DataError: there are no masks.
+        """
+        if self.masks is None:
+            raise DataError(f"{self.path} has boxes and no masks; give masks, or COCO's or YOLO's outlines, or detect")
+        return self.masks.class_map()
+
 
 @dataclass(frozen=True, eq=False)
 class Annotations:

@@ -7,18 +7,23 @@ nearest neighbours stay below 0.95, while copies that were compressed, scaled or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeattn.datasets.annotated import Annotated, Annotations
 from edgeattn.datasets.folder import Listing, Sample
 from edgeattn.errors import DataError, SpecError
 
 PARTS = ("train", "validation", "test")
 ALIKE = (0.96, 0.98, 0.99, 0.995, 0.998, 2.0)
 """Least correlation of near-duplicates; the next is taken where a class would hardly fall apart. The last: copies."""
+FEWEST_OF_A_KIND = 9
+"""Annotated pictures whose rarest class is in fewer than this are split as one kind with others like them."""
 _BLOCK = 2048
 _PAIRS_EACH = 40
 
@@ -67,6 +72,66 @@ def split(listing: Listing, *, seed: int = 0, fractions: tuple[float, float, flo
         notes = (*notes, *_leaks(samples, placed))
     train, validation, test = (tuple(samples[i] for i in np.flatnonzero(placed == part)) for part in range(3))
     return Split(train, validation, test, notes)
+
+
+@dataclass(frozen=True)
+class AnnotatedSplit:
+    """As `Split`, of pictures with boxes and masks."""
+
+    train: tuple[Annotated, ...]
+    """Pictures to learn from."""
+    validation: tuple[Annotated, ...]
+    """Pictures for choices."""
+    test: tuple[Annotated, ...]
+    """Pictures for the figure at the end; none where the data comes with its own validation part and without a test."""
+    kinds: Mapping[Path, int]
+    """By what each picture was told apart: place in `kind_names`."""
+    kind_names: tuple[str, ...]
+    """The classes that are the rarest of some picture; `others` where these are few, `nothing` of pictures without."""
+    notes: tuple[str, ...] = ()
+    """What the user should know, a line each."""
+
+
+def split_annotated(annotations: Annotations, *, seed: int = 0) -> AnnotatedSplit:
+    """Split annotated pictures by the rarest class that each shows, as `split` does by the label.
+
+    Raises:
+        DataError: too few different pictures for three parts.
+    """
+    kinds, names = kinds_of(annotations)
+    of = dict(zip([one.path for one in annotations.pictures], kinds, strict=True))
+    samples = [
+        Sample(one.path, kind, one.part, one.digest, one.thumbnail)
+        for one, kind in zip(annotations.pictures, kinds, strict=True)
+    ]
+    if {"train", "validation"} <= {one.part for one in annotations.pictures}:
+        placed = np.array([PARTS.index(one.part or "train") for one in annotations.pictures])
+        notes = _leaks(samples, placed)
+    else:
+        found = split(Listing(annotations.root, names, tuple(samples), ()), seed=seed)
+        part_of = {sample.path: part for part, name in enumerate(PARTS) for sample in getattr(found, name)}
+        placed, notes = np.array([part_of[one.path] for one in annotations.pictures]), found.notes
+    train, validation, test = (
+        tuple(annotations.pictures[i] for i in np.flatnonzero(placed == part)) for part in range(3)
+    )
+    return AnnotatedSplit(train, validation, test, of, names, notes)
+
+
+def kinds_of(annotations: Annotations) -> tuple[list[int], tuple[str, ...]]:
+    """By what each picture is told apart, (n,) places in names."""
+    held = [set(one.labels[~one.crowd].tolist()) for one in annotations.pictures]
+    shown = Counter(label for labels in held for label in labels)
+    names = [
+        annotations.names[min(labels, key=lambda label: (shown[label], label))] if labels else "nothing"
+        for labels in held
+    ]
+    counts = Counter(names)
+    names = [name if counts[name] >= FEWEST_OF_A_KIND else "others" for name in names]
+    if names.count("others") < FEWEST_OF_A_KIND:
+        largest = Counter(names).most_common(1)[0][0]
+        names = [largest if name == "others" else name for name in names]
+    distinct = tuple(sorted(set(names)))
+    return [distinct.index(name) for name in names], distinct
 
 
 def stratified_sample(samples: Sequence[Sample], n: int, seed: int) -> tuple[Sample, ...]:

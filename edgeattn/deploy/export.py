@@ -28,7 +28,7 @@ from edgeattn.deploy.parity import PARITY, first_fault, parity
 from edgeattn.deploy.rewrite import rewrite
 from edgeattn.errors import DataError, EdgeAttnError, GateError
 from edgeattn.imaging import Picture, prepare
-from edgeattn.spec import Artefact, InputSpec, MapSpec, Rejection, Spec
+from edgeattn.spec import Artefact, InputSpec, MapSpec, Rejection, Spec, Task, Thresholds
 
 EXPORTERS = ("dynamo", "torchscript")
 """torch's exporters, in the order in which they are tried."""
@@ -37,7 +37,7 @@ ENGINES = ("onnxruntime", "openvino")
 
 
 class Deployed(nn.Module):
-    """A model as a box sees it: (B, H, W, 3) RGB bytes in, logits (B, K) and raw maps (B, h, w) out."""
+    """A model as a box sees it: (B, H, W, 3) RGB bytes in, its answer (one tensor) and raw maps (B, h, w) out."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -50,8 +50,8 @@ class Deployed(nn.Module):
         x_B3HW = (image_BHW3.permute(0, 3, 1, 2).float() - 128.0) * (1.0 / 128.0)
         if not hasattr(self.model, "attend"):
             return (self.model(x_B3HW),)
-        logits_BK, maps = self.model.attend(x_B3HW)
-        return (logits_BK, *maps.values())
+        answer, maps = self.model.attend(x_B3HW)
+        return (answer, *maps.values())
 
     def map_paths(self, imgsz: tuple[int, int]) -> list[str]:
         """Paths of the attention blocks, in the order of the outputs."""
@@ -66,23 +66,30 @@ def export(
     path: str | Path,
     *,
     labels: Sequence[str],
-    imgsz: int,
     pictures: Sequence[Picture],
+    imgsz: int = 0,
+    task: Task = "classify",
+    input: InputSpec | None = None,
     mechanism: str = "",
     rejection: Rejection | None = None,
+    thresholds: Thresholds | None = None,
     provenance: Mapping[str, Any] | None = None,
     opset: int = OPSET,
 ) -> Bundle:
-    """Export a classifier to a bundle at `path` and check it.
+    """Export a model to a bundle at `path` and check it.
 
     Args:
-        model: (B, 3, H, W), normalised by (x - 128) / 128, -> logits (B, K); with `attend`, its maps become outputs.
+        model: (B, 3, H, W), normalised by (x - 128) / 128, -> one tensor, as the task's file in `tasks` reads it; with
+            `attend`, its maps become outputs.
         path: the bundle's folder; its name gets the ending `.edgeattn` where it lacks one.
-        labels: names of the classes, in the order of the logits.
-        imgsz: side of the square input, in pixels.
+        labels: names of the classes, in the order of the answer's channels.
+        imgsz: side of a square input that shows the middle of the frame, in pixels; in place of `input`.
+        task: what the answer means.
+        input: how a frame becomes the input; bytes.
         pictures: real pictures of any size, (H, W, 3) BGR bytes; parity is measured on them and they become the golden inputs.
         mechanism: name of the attention, for the maps.
         rejection: when the answer is `none of these`.
+        thresholds: which boxes are told.
         provenance: what bundle.json says of data, weights, licence and recipe.
         opset: of ONNX; `OPSET` is the highest that all engines read, some toolchains read less.
 
@@ -97,7 +104,13 @@ def export(
     path = Path(path)
     path = path if path.name.endswith(SUFFIX) else path.with_name(path.name + SUFFIX)
     deployed = Deployed(model)
-    spec = _spec(deployed, labels, imgsz, mechanism, rejection)
+    spec = Spec(
+        task, input or InputSpec(imgsz, imgsz), tuple(labels), "boxes" if task == "detect" else "logits",
+        rejection=rejection, thresholds=thresholds,
+    )  # fmt: skip
+    paths = deployed.map_paths((spec.input.height, spec.input.width))
+    maps = tuple(MapSpec("map_" + path.replace(".", "_"), path, mechanism) for path in paths)
+    spec = dataclasses.replace(spec, maps=maps)
     inputs = np.concatenate([prepare(picture, spec.input) for picture in pictures[:GOLDEN_PICTURES]])
     expected = _answers(deployed, spec, inputs)
     buffer = io.BytesIO()
@@ -178,12 +191,6 @@ def versions(*packages: str) -> dict[str, str]:
 def recipe_digest(recipe: Mapping[str, Any]) -> str:
     """Short digest of a recipe's JSON."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _spec(deployed: Deployed, labels: Sequence[str], imgsz: int, mechanism: str, rejection: Rejection | None) -> Spec:
-    paths = deployed.map_paths((imgsz, imgsz))
-    maps = tuple(MapSpec("map_" + path.replace(".", "_"), path, mechanism) for path in paths)
-    return Spec("classify", InputSpec(imgsz, imgsz), tuple(labels), maps=maps, rejection=rejection)
 
 
 def _answers(deployed: Deployed, spec: Spec, inputs: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:

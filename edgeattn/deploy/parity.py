@@ -19,9 +19,10 @@ from edgeattn.deploy.names import WRAPPER, attending
 from edgeattn.engines import open_engine
 from edgeattn.engines.base import infer_all
 from edgeattn.spec import MapSpec, path_of
+from edgeattn.tasks import parts
 
 PARITY = 1e-4
-"""Greatest difference between torch and an engine, as a fraction of the range of the logits (or of a map)."""
+"""Greatest difference between torch and an engine, as a fraction of the range of the answer (or of a map)."""
 
 Array = NDArray[Any]
 
@@ -29,8 +30,8 @@ Array = NDArray[Any]
 def parity(bundle: Bundle, name: str, inputs: Array, expected: Mapping[str, NDArray[np.float32]]) -> dict[str, Any]:
     """The gate of an export: an engine's answers to inputs (N, H, W, 3) against torch's, by output."""
     worst, where = 0.0, ""
-    got = _answers(bundle, name, inputs)
-    for output, wanted in expected.items():
+    got = parts(_answers(bundle, name, inputs), bundle.spec)
+    for output, wanted in parts(expected, bundle.spec).items():
         difference = _difference(got[output], wanted)
         if not difference <= worst:  # not a number is the worst of all
             worst, where = difference, output

@@ -21,10 +21,12 @@ from edgeattn.engines.base import Engine, infer_all, wanted_outputs
 from edgeattn.engines.kept import keep, recall
 from edgeattn.errors import BundleError, EngineError
 from edgeattn.spec import Artefact
-from edgeattn.tasks import agreeing
+from edgeattn.tasks import agreeing, parts
 
 BOUND = 0.03
 """Greatest relative error of any output that passes: half precision stays far below, a wrong operator far above."""
+LEAST_AGREEMENT = 0.9
+"""Least share of golden inputs with the same answer that passes, of models that tell where things are."""
 KEPT = "certificates"
 """Folder of the cache."""
 
@@ -45,9 +47,9 @@ class Certificate:
     precision: str
     """Precision of the file."""
     errors: Mapping[str, float]
-    """By output: length of the difference to the processor's answers over their length."""
+    """By output (see `tasks.parts`): length of the difference to the processor's answers over their length."""
     agreement: float
-    """Share of golden inputs with the same best class."""
+    """Share of golden inputs with the same answer."""
     n: int
     """Golden inputs."""
     verdict: str
@@ -91,6 +93,8 @@ def open_certified(
             keep(KEPT, key, certificate)
         output, worst = certificate.worst
         told = f"{device} ({certificate.name}) differs from the CPU by {100 * worst:.2g} % on {certificate.n} golden inputs"
+        if certificate.agreement < 1.0:
+            told += f" and answers as it on {certificate.agreement:.0%} of them"
         if certificate.verdict != "passed":
             raise EngineError(
                 f"{bundle.path}: {told} ('{output}'; {100 * BOUND:.0f} % is allowed): it computes {artefact.file} wrongly. "
@@ -128,19 +132,20 @@ def _compare(
         found, wanted = infer_all(opened, inputs), infer_all(processor, inputs)
     finally:
         processor.close()
-    names = wanted_outputs(bundle.spec, maps=maps)
-    errors = {name: relative_error(found[name], wanted[name]) for name in names}
-    output = bundle.spec.output
-    told = opened.details
+    names, spec, told = wanted_outputs(bundle.spec, maps=maps), bundle.spec, opened.details
+    given, right = (parts({name: outputs[name] for name in names}, spec) for outputs in (found, wanted))
+    errors = {name: relative_error(given[name], right[name]) for name in right}
+    agreement = agreeing(found, wanted, spec)
+    least = 0.0 if spec.task == "classify" else LEAST_AGREEMENT  # a classifier's best two may be near one another
     return Certificate(
         device=str(told["device"]),
         name=str(told.get("device_name") or told["device"]),
         driver=str(told.get("driver", "")),
         precision=artefact.precision,
         errors=errors,
-        agreement=agreeing(found[output], wanted[output], bundle.spec),
+        agreement=agreement,
         n=len(inputs),
-        verdict="passed" if max(errors.values()) <= BOUND else "failed",
+        verdict="passed" if max(errors.values()) <= BOUND and agreement >= least else "failed",
     )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edgeattn._cv2 import cv2
+from edgeattn.datasets.annotated import Annotated
 from edgeattn.datasets.folder import Sample
 from edgeattn.datasets.targets import Targets
 from edgeattn.deploy.calibration import Calibration
@@ -100,17 +101,18 @@ class TrainingData:
     """Sources and licences, where they are known."""
 
 
-class PictureFiles(Sequence[tuple[Picture, int]]):
-    """Labelled picture files, read when asked for."""
+class PictureFiles(Sequence[tuple[Picture, Any]]):
+    """Picture files with their truths, read when asked for: labelled ones, or annotated ones, which are their own truth."""
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
+    def __init__(self, samples: Sequence[Sample | Annotated]) -> None:
         self.samples = samples
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Picture, int]:  # type: ignore[override]
-        return read_picture(self.samples[index].path), self.samples[index].label
+    def __getitem__(self, index: int) -> tuple[Picture, Any]:  # type: ignore[override]
+        sample = self.samples[index]
+        return read_picture(sample.path), sample.label if isinstance(sample, Sample) else sample
 
 
 class FolderViews:

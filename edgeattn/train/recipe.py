@@ -23,12 +23,17 @@ _CHOICES = {
 }
 
 
+SIZES: dict[Task, int] = {"classify": 96, "detect": 320, "segment": 320}
+"""Side of the input that a task takes when nobody says another, in pixels."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One training. `--set field=value` overrides any field; an unknown field or a value of another type is refused."""
 
     data: str
-    """Folder of class folders, `cards` (the built-in set), or `package.module:function` giving a `TrainingData`."""
+    """Class folders, or a folder or file with boxes or masks, as the task wants; `cards` (the built-in set); or
+    `package.module:function` giving a `TrainingData`."""
     model: str = "pico"
     """pico, nano, tiny, small, lite, resnet20 (for 32 x 32), efficientnet-lite0, timm:NAME, or `package.module:function`."""
     attention: str = "coord"
@@ -36,7 +41,7 @@ class Recipe:
     equal_cost_to: str = ""
     """`plain`: the perceptrons give way until parameters and MACs are those of the net without attention."""
     task: Task = "classify"
-    """What the model is to answer: classify."""
+    """What the model is to answer: classify, detect (boxes) or segment (the class of every pixel)."""
     imgsz: int = 96
     """Side of the square input, in pixels; its width, where `height` is another."""
     height: int = 0
@@ -52,6 +57,8 @@ class Recipe:
     """
     supervise: str = "none"
     """How attention is taught where to look: kl, ce, bce, cosine, or none."""
+    skip_missing: bool = False
+    """Whether annotated pictures that are missing or cannot be read are left out and listed; else they stop the run."""
     targets: str = "none"
     """Where to look: a folder of masks or gaze maps that mirrors the pictures, or a .json of boxes; `cards` know theirs."""
     supervise_weight: float = 0.0

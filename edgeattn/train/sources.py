@@ -4,32 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edgeattn._cv2 import cv2
 from edgeattn.datasets.cards import Cards, attributions, write_folder
 from edgeattn.datasets.cifar import is_cifar, read_cifar
-from edgeattn.datasets.folder import scan
-from edgeattn.datasets.splits import split
+from edgeattn.datasets.folder import Sample, scan
+from edgeattn.datasets.kinds import read_annotations
+from edgeattn.datasets.splits import split, split_annotated
 from edgeattn.datasets.targets import Targets, check_targets, open_targets
 from edgeattn.deploy.calibration import FEWEST, PICTURES, draw
-from edgeattn.errors import SpecError
+from edgeattn.errors import DataError, SpecError
 from edgeattn.imaging import Picture
 from edgeattn.nn.named import resolve
+from edgeattn.spec import Task
 from edgeattn.train.loader import ArrayPictures, ArrayViews, FolderViews, PictureFiles, TrainingData, View
 from edgeattn.train.recipe import Recipe
+from edgeattn.train.tasks import training_task
 
 CARDS_VIEWS = 6_000
 CARDS_HELD_OUT = 2_000
+DENSE_HELD_OUT = 500
+"""Cards to measure boxes and masks on, each of which tells more than a label does."""
 
 
 class CardViews:
     """Cards rendered anew for every view; the renderer varies them itself."""
 
-    def __init__(self, cards: Cards, count: int, *, masks: bool = False) -> None:
+    def __init__(self, cards: Cards, count: int, task: Task, *, masks: bool = False) -> None:
         """With `masks` the card's own mask tells where to look."""
-        self.cards, self.count, self.masks = cards, count, masks
+        self.cards, self.count, self.truth, self.masks = cards, count, training_task(task).truth, masks
 
     def __len__(self) -> int:
         return self.count
@@ -37,25 +43,25 @@ class CardViews:
     def view(self, index: int, rng: np.random.Generator) -> View:
         """As `Views.view`."""
         sample = self.cards.sample(int(rng.integers(0, 2**31)))
-        return View(sample.picture, sample.label, sample.mask.astype(np.float32) if self.masks else None)
+        return View(sample.picture, self.truth(sample), sample.mask.astype(np.float32) if self.masks else None)
 
 
-class CardPictures(Sequence[tuple[Picture, int]]):
-    """The first cards of a part: a fixed set of labelled pictures, each rendered once."""
+class CardPictures(Sequence[tuple[Picture, Any]]):
+    """The first cards of a part: a fixed set of pictures with their labels, or whole cards as truths, each rendered once."""
 
-    def __init__(self, cards: Cards, count: int) -> None:
-        self.cards, self.size = cards, count
-        self._rendered: dict[int, tuple[Picture, int]] = {}
+    def __init__(self, cards: Cards, count: int, task: Task = "classify") -> None:
+        self.cards, self.size, self.task = cards, count, task
+        self._rendered: dict[int, tuple[Picture, Any]] = {}
 
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> tuple[Picture, int]:  # type: ignore[override]
+    def __getitem__(self, index: int) -> tuple[Picture, Any]:  # type: ignore[override]
         if not 0 <= index < self.size:
             raise IndexError(index)
         if index not in self._rendered:
             sample = self.cards.sample(index)
-            self._rendered[index] = sample.picture, sample.label
+            self._rendered[index] = sample.picture, sample.label if self.task == "classify" else sample
         return self._rendered[index]
 
 
@@ -77,6 +83,8 @@ def open_data(recipe: Recipe, scratch: Path) -> TrainingData:
         if not isinstance(made, TrainingData):
             raise SpecError(f"data '{recipe.data}' gave a {type(made).__name__}; it must give a TrainingData")
         return made
+    if recipe.task != "classify":
+        return _annotated(recipe)
     if is_cifar(Path(recipe.data)):
         return _cifar(recipe, scratch)
     return _folder(recipe)
@@ -86,15 +94,19 @@ def _cards(recipe: Recipe, scratch: Path) -> TrainingData:
     seed, size = recipe.split_seed, recipe.imgsz
     root = write_folder(scratch / "calibration-cards", "train", PICTURES, seed=seed, size=size)
     listing = scan(root)
+    if recipe.input.height != size:
+        raise SpecError(f"cards are square; leave out height={recipe.height}")
+    masks, held_out = recipe.supervise != "none", CARDS_HELD_OUT if recipe.task == "classify" else DENSE_HELD_OUT
+    validation, test = (
+        CardPictures(Cards(part, seed=seed, size=size), held_out, recipe.task) for part in ("validation", "test")
+    )
     return TrainingData(
-        Cards.labels,
+        Cards.map_names if recipe.task == "segment" else Cards.labels,
         CardViews(
-            Cards("train", seed=seed, size=size),
-            recipe.views_per_epoch or CARDS_VIEWS,
-            masks=recipe.supervise != "none",
+            Cards("train", seed=seed, size=size), recipe.views_per_epoch or CARDS_VIEWS, recipe.task, masks=masks
         ),
-        CardPictures(Cards("validation", seed=seed, size=size), CARDS_HELD_OUT),
-        CardPictures(Cards("test", seed=seed, size=size), CARDS_HELD_OUT),
+        validation,
+        test,
         draw(listing.samples, listing.labels, root, seed=seed, licence="see bundle.json"),
         attributions=tuple(attributions("train")),
     )
@@ -132,6 +144,28 @@ def _folder(recipe: Recipe) -> TrainingData:
         PictureFiles(parts.test),
         None if few else draw(parts.train, listing.labels, root, seed=recipe.split_seed),
         (*skipped, *parts.notes, *told),
+    )
+
+
+def _annotated(recipe: Recipe) -> TrainingData:
+    root = Path(recipe.data)
+    found = read_annotations(root, skip_missing=recipe.skip_missing)
+    labels = found.map_names if recipe.task == "segment" else found.names
+    if not labels:
+        lacks = "masks or outlines to segment by; detect" if recipe.task == "segment" else "boxes to detect; segment"
+        raise DataError(f"{root} holds no {lacks}, or give data that has them")
+    if recipe.targets != "none":
+        raise SpecError("targets is for class folders; annotated pictures tell themselves where to look")
+    parts = split_annotated(found, seed=recipe.split_seed)
+    home = root if root.is_dir() else root.parent
+    drawn = [Sample(one.path, parts.kinds[one.path], digest=one.digest) for one in parts.train]
+    return TrainingData(
+        labels,
+        training_task(recipe.task).views(parts.train, recipe),
+        PictureFiles(parts.validation),
+        PictureFiles(parts.test),
+        None if len(drawn) < FEWEST else draw(drawn, parts.kind_names, home, seed=recipe.split_seed),
+        (*found.notes, *parts.notes),
     )
 
 

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgeattn._cv2 import cv2
+from edgeattn.datasets.annotated import Annotated, Annotations
 from edgeattn.datasets.folder import Listing, Sample, scan
-from edgeattn.datasets.splits import ALIKE, Split, alike, split, stratified_sample
+from edgeattn.datasets.splits import ALIKE, Split, alike, split, split_annotated, stratified_sample
 from edgeattn.errors import DataError, SpecError
 
 
@@ -177,3 +179,43 @@ def test_a_stratified_sample_has_the_size_that_was_asked_for(n: int) -> None:
     drawn = stratified_sample(samples, n, seed=0)
     assert len(drawn) == min(n, 53)
     assert len({s.label for s in drawn}) == min(n, 3)
+
+
+def annotated(seed: int, labels: Sequence[int], part: str = "") -> Annotated:
+    """A picture with an object of each class named, whose thumbnail is noise."""
+    thumbnail = noise(seed)
+    boxes = np.tile(np.array([[0, 0, 8, 8]], np.float32), (len(labels), 1))
+    return Annotated(
+        Path(f"{seed}.png"), (16, 16), boxes, np.array(labels, np.int64), np.zeros(len(labels), bool),
+        part=part, digest=f"{seed:064x}", thumbnail=thumbnail.astype(np.uint8).tobytes(),
+    )  # fmt: skip
+
+
+def test_annotated_pictures_are_split_by_their_rarest_class() -> None:
+    """Common things are in every picture, rare ones in a tenth: those are in every part, and nothing is in two."""
+    pictures = [annotated(seed, [0, 0, 1] if seed % 10 == 0 else [0]) for seed in range(200)]
+    made = split_annotated(Annotations(Path("all"), ("common", "rare"), tuple(pictures)), seed=1)
+    assert made.kind_names == ("common", "rare")
+    parts = (made.train, made.validation, made.test)
+    assert [len(part) for part in parts] == [140, 30, 30]
+    assert [sum(1 in one.labels for one in part) for part in parts] == [14, 3, 3]
+    assert {one.path for part in parts for one in part} == {one.path for one in pictures}
+
+
+def test_few_of_a_kind_are_split_together_and_pictures_without_anything_are_a_kind() -> None:
+    pictures = [annotated(seed, [seed // 3] if seed < 12 else []) for seed in range(40)]
+    made = split_annotated(Annotations(Path("all"), tuple("abcd"), tuple(pictures)))
+    assert made.kind_names == ("nothing", "others")
+    assert len(made.train) + len(made.validation) + len(made.test) == 40
+    few = split_annotated(Annotations(Path("all"), tuple("abcd"), tuple(pictures[9:])))
+    assert few.kind_names == ("nothing",), "three others are no kind"
+
+
+def test_annotated_pictures_with_a_validation_part_keep_all_of_their_training_part() -> None:
+    """As COCO and YOLO have it: nothing is taken from training for a test."""
+    pictures = [annotated(seed, [0], "train" if seed < 30 else "validation") for seed in range(40)]
+    made = split_annotated(Annotations(Path("all"), ("thing",), tuple(pictures)))
+    assert [len(part) for part in (made.train, made.validation, made.test)] == [30, 10, 0]
+    twin = annotated(3, [0], "validation")
+    told = split_annotated(Annotations(Path("all"), ("thing",), (*pictures, twin))).notes
+    assert "near-duplicates lie in different parts" in told[0]

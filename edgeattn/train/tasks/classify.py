@@ -11,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgeattn.datasets.cards import CardSample
+from edgeattn.datasets.folder import Sample
 from edgeattn.imaging import Picture
 from edgeattn.nn.model import build_model
 from edgeattn.train import losses
-from edgeattn.train.loader import evaluation_batches, normalise
+from edgeattn.train.loader import FolderViews, evaluation_batches, normalise
 from edgeattn.train.recipe import Recipe
-from edgeattn.train.tasks.base import Mixed
+from edgeattn.train.tasks.base import Compared, Mixed
 
 
 class Classify:
@@ -35,6 +37,14 @@ class Classify:
             equal_cost_to=recipe.equal_cost_to,
         )
 
+    def views(self, samples: Sequence[Sample], recipe: Recipe) -> FolderViews:
+        """As `TrainingTask.views`."""
+        return FolderViews(samples, recipe.input, recipe.augment)
+
+    def truth(self, shown: CardSample) -> int:
+        """Its label."""
+        return shown.label
+
     def stack(self, truths: Sequence[int]) -> Tensor:
         """Labels (B,)."""
         return torch.tensor(truths)
@@ -52,13 +62,9 @@ class Classify:
         """Cross entropy."""
         return {"cross_entropy": losses.soft_cross_entropy(answer, target, smoothing)}
 
-    def logits(self, answer: Tensor) -> Tensor:
-        """The answer."""
-        return answer
-
-    def classes(self, target: Tensor) -> Tensor:
-        """The main class of each picture, (B,)."""
-        return target.argmax(1)
+    def compared(self, own: Tensor, told: Tensor, target: Tensor) -> Compared:
+        """The answers, and the main class of each picture."""
+        return Compared(own, told, target.argmax(1))
 
     def figures(
         self, model: nn.Module, pictures: Sequence[tuple[Picture, Any]], recipe: Recipe, labels: Sequence[str]
