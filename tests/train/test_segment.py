@@ -210,7 +210,7 @@ def test_four_pictures_are_learnt_by_heart_and_judged_at_their_own_size(run: Tra
             answer = interpolate(run.model((x - 128) / 128), (48, 64), mode="bilinear")[0].argmax(0)
         own = cv2.resize(answer.numpy().astype(np.uint8), (72, 54), interpolation=cv2.INTER_NEAREST)
         found.add(class_map(record), own)
-    assert found.overlap().miou == pytest.approx(figures["miou"], abs=0.02)
+    assert found.overlap().miou == pytest.approx(figures["miou"], abs=0.05)
     assert np.isnan(TASK.figures(run.model, [], run.recipe, LABELS)["miou"])
 
 
