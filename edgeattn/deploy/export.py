@@ -79,7 +79,7 @@ def export(
 
     Args:
         model: (B, 3, H, W), normalised by (x - 128) / 128, -> one tensor, as the task's file in `tasks` reads it; with
-            `attend`, its maps become outputs.
+            `attend`, its maps become outputs; a detector's `thresholds` go into the bundle.
         path: the bundle's folder; its name gets the ending `.edgeattn` where it lacks one.
         labels: names of the classes, in the order of the answer's channels.
         imgsz: side of a square input that shows the middle of the frame, in pixels; in place of `input`.
@@ -190,7 +190,8 @@ def _spec(
 ) -> Spec:
     paths = deployed.map_paths((seen.height, seen.width))
     maps = tuple(MapSpec("map_" + path.replace(".", "_"), path, mechanism) for path in paths)
-    return Spec(task, seen, tuple(labels), "boxes" if task == "detect" else "logits", maps, rejection)
+    thresholds = getattr(deployed.model, "thresholds", None)
+    return Spec(task, seen, tuple(labels), "boxes" if task == "detect" else "logits", maps, rejection, thresholds)
 
 
 def _answers(deployed: Deployed, spec: Spec, inputs: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
