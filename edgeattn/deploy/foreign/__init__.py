@@ -33,7 +33,9 @@ Triple = tuple[float, float, float]
 Normalisation = tuple[Triple, Triple]
 """RGB mean and divisor on the 0-255 scale."""
 ZERO_TO_ONE: Normalisation = ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
-IMPORTED = "classifiers, and detectors of ultralytics' form"
+IMPORTED = "classifiers, detectors of ultralytics' form, and by --task segment what gives logits (1, K, h, w)"
+ULTRALYTICS = ("classify", "detect")
+"""Its tasks that are ours too; what it calls to segment finds the outlines of single things."""
 CLASSIFIERS = ("", "classification", "yolo")
 """Model API's types that may be classifiers: ultralytics writes YOLO for all of its tasks."""
 
@@ -105,7 +107,7 @@ def metadata(told: Mapping[str, str]) -> Metadata:
     """
     if {"task", "names", "imgsz"} <= told.keys():
         task = told["task"]
-        if task not in typing.get_args(Task):
+        if task not in ULTRALYTICS:
             raise DataError(f"this is a model of ultralytics to {task}; this version imports {IMPORTED}")
         names = ast.literal_eval(told["names"])
         labels, side = distinct([names[i] for i in sorted(names)]), ast.literal_eval(told["imgsz"])[0]
@@ -166,14 +168,17 @@ def input_of(graph: Graph, file: Path, imgsz: int | None) -> tuple[InputSpec, bo
 
 
 def output_of(graph: Graph, file: Path, classes: int, task: Task = "classify") -> str:
-    """Name of the output that holds the logits, or a detector's boxes.
+    """Name of the output that holds the logits, of a picture or of its places, or a detector's boxes.
 
     Raises:
-        DataError: none, or more than one, has a number for each class, or one of a detector's forms (see `tasks.detect`).
+        DataError: none, or more than one, has a number for each class, or one of the forms that `tasks.detect` and
+            `tasks.segment` tell.
     """
     if task == "detect":
         threes = [port for port in graph.outputs if len(port.shape) == 3]
         found = [port for port in threes if port.shape[2] == 6 or port.shape[1] == 4 + classes]
+    elif task == "segment":
+        found = [port for port in graph.outputs if len(port.shape) == 4 and port.shape[1] == classes]
     else:
         found = [port for port in graph.outputs if math.prod(port.shape[1:] or (0,)) == classes]
     if not found and len(graph.outputs) == 1 and 0 in (graph.outputs[0].shape[1:] or (0,)):
