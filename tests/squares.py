@@ -41,7 +41,7 @@ class Squares:
 
 
 def pictures(n: int, seed: int = 0, height: int = 480, width: int = 640) -> list[tuple[Picture, Squares]]:
-    """`n` grey pictures with one to four squares of 50 to 140 pixels that do not touch, each with its truth."""
+    """`n` grey pictures with one to four squares of 64 to 140 pixels that do not touch, each with its truth."""
     rng = np.random.default_rng(seed)
     return [_picture(rng, height, width) for _ in range(n)]
 
@@ -53,7 +53,7 @@ def _picture(rng: np.random.Generator, height: int, width: int) -> tuple[Picture
     labels = []
     for _ in range(int(rng.integers(1, 5))):
         for _ in range(50):
-            side = int(rng.integers(50, 141))
+            side = int(rng.integers(64, 141))
             x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
             if all(x > r + 40 or x + side < n - 40 or y > s + 40 or y + side < m - 40 for n, m, r, s in boxes):
                 break
@@ -85,8 +85,12 @@ def folder(root: Path, n: int, seed: int = 0) -> Path:
 
 
 @functools.cache
-def float_model() -> bytes:
-    """The detector as ONNX, its nodes named by where they are, as our exporter names them."""
+def float_model(*, loud: bool = False) -> bytes:
+    """The detector as ONNX, its nodes named by where they are, as our exporter names them.
+
+    With `loud` the box branch has a fifth channel, a thousand times as strong, that nobody reads: one scale for all of its
+    channels leaves the edges nothing.
+    """
     nodes, weights = [], {}
 
     def node(path: str, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -112,12 +116,16 @@ def float_model() -> bytes:
     reach[0, :, REACH, :REACH], reach[1, :, :REACH, REACH] = 1.0, 1.0
     reach[2, :, REACH, REACH + 1 :], reach[3, :, REACH + 1 :, REACH] = 1.0, 1.0
     reach[:, :, REACH, REACH] = 0.5
-    own = [x, weight("boxes.w", reach), weight("boxes.b", np.zeros(4))]
+    reach = np.concatenate([reach, 1000 * reach[:1]]) if loud else reach
+    own = [x, weight("boxes.w", reach), weight("boxes.b", np.zeros(len(reach)))]
     edges = node("head.boxes", "Conv", own, "edges", pads=[REACH] * 4)
+    if loud:
+        bounds = [weight(name, [value], np.int64) for name, value in (("first", 0), ("fifth", 4), ("axis", 1))]
+        edges = node("head", "Slice", [edges, *bounds], "quiet")
     classes = np.zeros((3, 3, 3, 3))
     for k in range(3):
-        classes[k, k] = 12 / 9
-    own = [x, weight("classes.w", classes), weight("classes.b", np.full(3, -5.0))]
+        classes[k, k] = 30 / 9
+    own = [x, weight("classes.w", classes), weight("classes.b", np.full(3, -24.0))]
     logits = node("head.classes", "Conv", own, "logits", pads=[1] * 4)
     edges = node("head", "Reshape", [edges, weight("four", [1, 4, -1], np.int64)], "flat_edges")
     logits = node("head", "Reshape", [logits, weight("three", [1, 3, -1], np.int64)], "flat_logits")
@@ -142,11 +150,11 @@ def float_model() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def bundle(path: Path, files: dict[str, bytes] | None = None) -> Bundle:
+def bundle(path: Path, files: dict[str, bytes] | None = None, *, loud: bool = False) -> Bundle:
     """Write the float bundle with artefacts for both engines; `files` of int8, by name, are put in for ONNX Runtime."""
     import onnxruntime
 
-    model = float_model()
+    model = float_model(loud=loud)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     inputs = np.concatenate([prepare(picture, SPEC.input) for picture, _ in pictures(10, seed=9)])
     golden = io.BytesIO()
