@@ -100,7 +100,8 @@ class Thresholds:
     confidence: float = 0.25
     """Score that a box must exceed."""
     iou: float = 0.45
-    """Overlap with a better box of its class beyond which a box is another one of the same thing."""
+    """Overlap with a better box of its class beyond which a box is another one of the same thing; 1: none is, since the model
+    proposes one box for each thing."""
     most: int = 300
     """Most boxes of a frame, the best of them."""
 
@@ -123,22 +124,29 @@ class Spec:
     labels: tuple[str, ...]
     """Names of the classes, in the order of the logits, or of a detector's scores."""
     output: str = "logits"
-    """Name of the graph's output: (B, K) logits, or a detector's boxes (see `tasks.detect`)."""
+    """Name of the graph's output: (B, K) logits, a detector's boxes (see `tasks.detect`), or (B, K, h, w) logits."""
     maps: tuple[MapSpec, ...] = ()
     """Attention maps that the graph gives, from the first block to the last."""
     rejection: Rejection | None = None
     """When the answer is `none of these`; None: never."""
     thresholds: Thresholds | None = None
     """Which boxes are told; None: of a detector, by the defaults."""
+    prototypes: str = ""
+    """Name of a second output, of a detector that gives masks too (see `tasks.instances`): (B, P, h, w)."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs that the task reads."""
+        return (self.output, self.prototypes) if self.prototypes else (self.output,)
 
     def __post_init__(self) -> None:
         if self.task not in typing.get_args(Task):
             raise SpecError(f"task is {self.task!r}; this version knows {', '.join(typing.get_args(Task))}")
-        if len(self.labels) < 2 and self.task == "classify":
-            raise SpecError(f"labels has {len(self.labels)} entries; a classifier needs two at least")
+        if len(self.labels) < 2 and self.task != "detect":
+            raise SpecError(f"labels has {len(self.labels)} entries; a model to {self.task} needs two at least")
         if not self.labels:
             raise SpecError("labels is empty; a detector needs one at least")
-        if (self.task == "classify" and self.thresholds) or (self.task == "detect" and self.rejection):
+        if (self.task != "detect" and self.thresholds) or (self.task != "classify" and self.rejection):
             raise SpecError(f"{'thresholds' if self.thresholds else 'rejection'} has no meaning for task {self.task}")
         if len(set(self.labels)) != len(self.labels):
             raise SpecError("labels holds the same name twice")

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeattn.camera.pipeline import Result
 from edgeattn.errors import EdgeAttnError
-from edgeattn.tasks import Detections, told
+from edgeattn.tasks import Classification, told
 from edgeattn.timing import Clock, monotonic_ns
 
 Tell = Callable[[Result], dict[str, Any] | None]
@@ -17,8 +17,8 @@ Tell = Callable[[Result], dict[str, Any] | None]
 
 
 def frame_line(result: Result) -> dict[str, Any]:
-    """A frame: its answer, a class or boxes, and its times."""
-    steady = {} if isinstance(result.prediction, Detections) else {"smoothed": result.smoothed.label}
+    """A frame: its answer, a class, boxes or regions, and its times."""
+    steady = {"smoothed": result.smoothed.label} if isinstance(result.prediction, Classification) else {}
     return {
         "index": result.frame.index,
         "captured_ns": result.frame.captured_ns,
@@ -43,8 +43,8 @@ class _Answer:
 
 
 class Changes:
-    """Tells when the smoothed answer of a camera has changed and held; "none of these" is an answer too, and a detector's is
-    the kinds of things that it finds.
+    """Tells when the smoothed answer of a camera has changed and held; "none of these" is an answer too, and a detector's or a
+    segmenter's is the kinds of things that it finds.
 
     An answer that goes before it has held is never told. The first one that holds comes from None.
     """

@@ -35,7 +35,7 @@ from edgeattn.camera.pipeline import Result
 from edgeattn.errors import EdgeAttnError, ExtraMissingError
 from edgeattn.imaging import Picture
 from edgeattn.maps import COLOURS
-from edgeattn.tasks import Detections
+from edgeattn.tasks import Detections, Regions
 
 try:
     from aiohttp import WSMsgType, web
@@ -120,8 +120,8 @@ class Web:
         """The picture, only while somebody watches."""
         if not (self._clients or self._asking):
             return None
-        # A class stands beside the picture, where there is one picture; boxes stand in it.
-        return "all" if self._several or self._live.pipeline.bundle.spec.task == "detect" else "attention"
+        # A class stands beside the picture, where there is one picture; boxes and regions stand in it.
+        return "all" if self._several or self._live.pipeline.bundle.spec.task != "classify" else "attention"
 
     def write(self, result: Result, picture: Picture | None) -> None:
         """Encode the picture and pass it to the server's thread."""
@@ -299,6 +299,8 @@ def _answer(result: Result) -> dict[str, Any]:
     answer = result.smoothed
     if isinstance(answer, Detections):
         bars = list(zip(answer.names, answer.scores.tolist(), strict=True))[:LIKELIEST]
+    elif isinstance(answer, Regions):
+        bars = [(answer.labels[k], float(answer.shares[k])) for k in answer.there[:LIKELIEST]]
     else:
         likely = np.argsort(-answer.probabilities, kind="stable")[:LIKELIEST]
         bars = [(answer.labels[int(i)], float(answer.probabilities[i])) for i in likely]

@@ -396,7 +396,7 @@ def _golden_gate(bundle: Bundle, run: _Run) -> dict[str, Any]:
     n = len(golden["inputs"])
     if not all(np.isfinite(values).all() for values in got.values()):
         return {"verdict": "failed", "n": n, "agreement": 0.0, "reason": "its outputs are not all finite"}
-    agreement = agreeing(got[spec.output], golden[spec.output], spec)
+    agreement = agreeing(got, golden, spec)
     changed = round((1 - agreement) * n)
     figures: dict[str, Any] = {"n": n, "agreement": agreement}
     if run.artefact.precision != "float":

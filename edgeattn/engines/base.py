@@ -47,6 +47,8 @@ class Counted(NamedTuple):
     """Time of each group in one inference."""
     whole_ms: float
     """Time of one inference of the engine as it is, in turns with the counting."""
+    between_ms: float = 0.0
+    """Of the sum of all groups, what no counter tells: time between the nodes, spread evenly over them."""
 
 
 class Engine(Protocol):
@@ -115,7 +117,7 @@ def checked_threads(threads: int | None) -> int:
 
 def wanted_outputs(spec: Spec, *, maps: bool) -> list[str]:
     """Names of the outputs to compute: the task's, and those of the attention maps where asked for."""
-    return [spec.output, *(m.output for m in spec.maps if maps)]
+    return [*spec.outputs, *(m.output for m in spec.maps if maps)]
 
 
 def check_outputs(file: Path, wanted: Collection[str], given: Collection[str]) -> None:

@@ -202,7 +202,8 @@ class DetectJudge:
         """As `Judge.agreement`: 1 or 0, by the boxes that are told."""
         if given is None or wanted is None:
             return float(given is wanted)
-        return float(detect.agree(*(detect.above(found, self.kept.confidence) for found in (given, wanted))))
+        told = [found.chosen(found.scores > self.kept.confidence) for found in (given, wanted)]
+        return float(detect.agree(*told))
 
     def score(self, answer: Detections) -> float:
         """As `Judge.score`."""

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from edgeattn.imaging import Picture
 from edgeattn.spec import Spec, Task
-from edgeattn.tasks import classify, detect
+from edgeattn.tasks import classify, detect, segment
 from edgeattn.tasks.classify import Classification
 from edgeattn.tasks.detect import Detections
+from edgeattn.tasks.segment import Regions
 
 __all__ = [
     "FIGURES",
@@ -23,6 +24,7 @@ __all__ = [
     "Detections",
     "Figure",
     "Prediction",
+    "Regions",
     "agreeing",
     "decode",
     "draw",
@@ -30,7 +32,7 @@ __all__ = [
     "told",
 ]
 
-Prediction = Classification | Detections
+Prediction = Classification | Detections | Regions
 
 
 class Figure(NamedTuple):
@@ -60,20 +62,28 @@ def decode(outputs: Mapping[str, NDArray[Any]], spec: Spec, size: tuple[int, int
     Raises:
         SpecError: the outputs do not fit the spec.
     """
-    return classify.decode(outputs, spec) if spec.task == "classify" else detect.decode(outputs, spec, size)
+    if spec.task == "classify":
+        return classify.decode(outputs, spec)
+    if spec.task == "detect":
+        return detect.decode(outputs, spec, size)
+    return segment.decode(outputs, spec, size)
 
 
 def draw(picture: Picture, prediction: Prediction) -> Picture:
     """Draw a result over a copy of the frame, (H, W, 3) BGR bytes."""
     if isinstance(prediction, Detections):
         return detect.draw(picture, prediction)
+    if isinstance(prediction, Regions):
+        return segment.draw(picture, prediction)
     return classify.draw(picture, prediction)
 
 
 def told(prediction: Prediction) -> dict[str, Any]:
-    """A result as plain JSON values: a class, or a list of boxes."""
+    """A result as plain JSON values: a class, a list of boxes, or one of classes with their share of the frame."""
     if isinstance(prediction, Detections):
         return {"detections": detect.told(prediction)}
+    if isinstance(prediction, Regions):
+        return {"regions": segment.told(prediction)}
     return {"label": prediction.label, "score": round(prediction.score, 4), "rejected": prediction.rejected}
 
 
@@ -81,15 +91,16 @@ def parts(outputs: Mapping[str, NDArray[Any]], spec: Spec) -> dict[str, NDArray[
     """Outputs (B, ...) by name, each with a range of its own: a detector's boxes, which are pixels, apart from its scores."""
     if spec.task != "detect":
         return dict(outputs)
-    others = {name: values for name, values in outputs.items() if name != spec.output}
-    return detect.parts(outputs[spec.output]) | others
+    return detect.parts(outputs, spec)
 
 
-def agreeing(given: NDArray[Any], wanted: NDArray[Any], spec: Spec) -> float:
-    """Share of pictures on which two models' outputs (N, ...) say the same: the best class, or the boxes (see `detect.agree`)."""
+def agreeing(given: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]], spec: Spec) -> float:
+    """Share of pictures on which two models' outputs (N, ...) say the same: the best class, or see the task's `agree`."""
     if spec.task == "classify":
-        return float(np.mean(given.argmax(axis=1) == wanted.argmax(axis=1)))
+        return float(np.mean(given[spec.output].argmax(axis=1) == wanted[spec.output].argmax(axis=1)))
+    task: Any = detect if spec.task == "detect" else segment
     pairs = [
-        [detect.decode({spec.output: rows[i : i + 1]}, spec) for rows in (given, wanted)] for i in range(len(wanted))
+        [task.decode({name: rows[i : i + 1] for name, rows in outputs.items()}, spec) for outputs in (given, wanted)]
+        for i in range(len(wanted[spec.output]))
     ]
-    return float(np.mean([detect.agree(*pair) for pair in pairs]))
+    return float(np.mean([task.agree(*pair) for pair in pairs]))

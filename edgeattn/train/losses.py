@@ -1,6 +1,6 @@
 """Losses: pure functions of tensors to a scalar, the mean over the batch.
 
-Legend of shapes: B batch, K classes, C channels, H W a feature map, h w an attention map or where to look.
+Legend of shapes: B batch, N pixels or pictures, K classes, C channels, H W a feature map, h w an attention map or where to look.
 """
 
 from __future__ import annotations
@@ -15,6 +15,32 @@ def soft_cross_entropy(logits_BK: Tensor, target_BK: Tensor, smoothing: float = 
     classes = logits_BK.shape[1]
     smoothed_BK = target_BK * (1.0 - smoothing) + smoothing / classes
     return -(smoothed_BK * F.log_softmax(logits_BK, dim=1)).sum(1).mean()
+
+
+def enet_weights(label_N: Tensor, classes: int) -> Tensor:
+    """Weights (K,) that lift the classes that are rare among these labels: 1 / log(1.02 + share), 1.4 to 50.
+
+    Paper: ENet (Paszke et al. 2016, arXiv:1606.02147), there with the shares of the whole set.
+    """
+    share_K = torch.bincount(label_N, minlength=classes).float() / max(1, len(label_N))
+    return 1.0 / (1.02 + share_K).log()
+
+
+def lovasz_softmax(logits_NK: Tensor, label_N: Tensor) -> Tensor:
+    """The Lovasz extension of the Jaccard loss, mean over the classes that occur (Berman et al. 2018, arXiv:1705.08790).
+
+    With the errors of a class, 1 - p where it is and p elsewhere, from the greatest to the least, each is weighed by how
+    much 1 - IoU grows when its pixel too is taken for wrong. 0 where everything is right, 1 where everything is wrong.
+    """
+    is_KN = F.one_hot(label_N, logits_NK.shape[1]).T
+    error_KN, order_KN = (is_KN - logits_NK.softmax(1).T).abs().sort(dim=1, descending=True)
+    is_KN = is_KN.gather(1, order_KN)
+    count_K1 = is_KN.sum(1, keepdim=True)
+    missed_KN = is_KN.cumsum(1)
+    jaccard_KN = 1.0 - (count_K1 - missed_KN) / (count_K1 + torch.arange(1, len(label_N) + 1).to(label_N) - missed_KN)
+    growth_KN = torch.diff(jaccard_KN, dim=1, prepend=torch.zeros_like(jaccard_KN[:, :1]))
+    occurs_K = count_K1[:, 0] > 0
+    return ((error_KN * growth_KN).sum(1) * occurs_K).sum() / occurs_K.sum().clamp_min(1)
 
 
 def kd(student_BK: Tensor, teacher_BK: Tensor, temperature: float = 4.0) -> Tensor:

@@ -258,6 +258,20 @@ def test_openvino_fills_its_cache_and_survives_a_spoilt_one(
     np.testing.assert_array_equal(engine.infer(tiny.inputs(1))["logits"], expected)
 
 
+def test_openvino_tells_the_same_graph_out_of_its_cache(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept there has lost the names of what was fused."""
+    monkeypatch.setenv("EDGEATTN_CACHE", str(tmp_path / "cache"))
+    first, again = (open_engine(tiny_bundle, engine="openvino", precision="float") for _ in range(2))
+    assert (first.details["from_cache"], again.details["from_cache"]) == (False, True)
+    written = {node.name for node in onnx.load(tiny_bundle.path / "float.onnx").graph.node}
+    told, told_again = ({name for layer in each.layers for name in layer.names} & written for each in (first, again))
+    assert told_again == told
+    assert len(told) > 5
+    assert again.nodes == first.nodes
+
+
 @pytest.mark.parametrize("obstacle", ["file", "folder"])
 def test_a_cache_that_cannot_be_written_is_no_obstacle(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, obstacle: str
