@@ -18,7 +18,7 @@ LAYERS = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData"}
 )
 MOVING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze"})
-BOXES, CLASSES, WHOLE = "box branch", "class branch", "head"
+BOXES, CLASSES, MASKS, WHOLE = "box branch", "class branch", "mask branch", "head"
 
 
 class Node(NamedTuple):
@@ -73,7 +73,7 @@ def of_openvino(model: Any) -> list[Node]:
     return [
         Node(
             op.get_friendly_name(), op.get_type_name(), tuple(value(port) for port in op.input_values()),
-            tuple(value(port) for port in op.outputs()), channels(op),
+            tuple(name for port in op.outputs() for name in (value(port), *port.get_names())), channels(op),
         )
         for op in model.get_ordered_ops()
         if op.get_type_name() != "Constant"
@@ -119,7 +119,7 @@ def branches(nodes: list[Node], spec: Spec) -> dict[str, tuple[str, ...]]:
     ahead, makers = _ahead(nodes), _makers(nodes)
     last = [i for i in range(len(nodes)) if _is_layer(nodes, i, makers) and not ahead[i]]
     of = _purposes(nodes, last, spec) if spec.task == "detect" else dict.fromkeys(last, WHOLE)
-    names = [name for name in (BOXES, CLASSES, WHOLE) if name in of.values()]
+    names = [name for name in (BOXES, CLASSES, MASKS, WHOLE) if name in of.values()]
     found = {}
     for name in names:
         own = {i for i in last if of[i] == name}
@@ -137,24 +137,33 @@ def _purposes(nodes: list[Node], last: list[int], spec: Spec) -> dict[int, str]:
 
     Told by which part of the last concatenation it reaches, boxes first; where it reaches both, by its channels.
     """
-    makers = _makers(nodes)
-    end: int | None = len(nodes) - 1
-    while end is not None and nodes[end].kind != "Concat":
-        end = next((makers[value] for value in nodes[end].reads if value in makers), None)
-    behind = _behind(nodes)
-    parts = [] if end is None else [behind[makers[v]] | {makers[v]} for v in nodes[end].reads if v in makers]
+    makers, behind = _makers(nodes), _behind(nodes)
+    parts = _joined(nodes, makers, spec.output)
+    if spec.prototypes and parts:  # boxes and scores are joined before the masks' coefficients
+        parts = [*_joined(nodes, makers, parts[0]), *parts[1:]]
+    before = [behind[makers[value]] | {makers[value]} for value in parts if value in makers]
     found = {}
     for i in last:
-        reached = [place for place, part in enumerate(parts) if i in part]
-        if len(parts) > 1 and reached and (reached == [0] or 0 not in reached):
-            found[i] = BOXES if reached == [0] else CLASSES
+        reached = {place for place, part in enumerate(before) if i in part}
+        if spec.prototypes and not reached & {0, 1}:
+            found[i] = MASKS
+        elif len(reached) == 1:
+            found[i] = BOXES if reached == {0} else CLASSES
         elif nodes[i].channels == len(spec.labels) and nodes[i].channels % 4:
             found[i] = CLASSES
         elif nodes[i].channels % 4 == 0 and nodes[i].channels != len(spec.labels):
             found[i] = BOXES
         else:
             found[i] = WHOLE
-    return found if {BOXES, CLASSES} == set(found.values()) else dict.fromkeys(last, WHOLE)
+    return found if {BOXES, CLASSES} <= set(found.values()) - {WHOLE} else dict.fromkeys(last, WHOLE)
+
+
+def _joined(nodes: list[Node], makers: dict[str, int], value: str) -> list[str]:
+    """What is joined last before a value; nothing where nothing is."""
+    place = makers.get(value)
+    while place is not None and nodes[place].kind != "Concat":
+        place = next(iter(_known(nodes[place].reads, makers)), None)
+    return [] if place is None else [value for value in nodes[place].reads if value in makers]
 
 
 def _makers(nodes: list[Node]) -> dict[str, int]:
