@@ -144,7 +144,7 @@ def _int8(bundle: Bundle, data: TrainingData, folder: Path) -> Iterator[Check]:
     for result in (r for r in report.results if r.precision == "int8"):
         whole = floats[result.engine]
         speed = (result.latency_ms or np.nan) / (whole.latency_ms or np.nan)
-        points = 100 * ((whole.top1 or 0) - (result.top1 or 0))
+        points = 100 * ((whole.figure or 0) - (result.figure or 0))
         yield Check(
             f"int8 {result.engine}", result.verdict,
             f"loses {points:.1f} points, maps {result.map_js or 0:.3f} apart, {speed:.2f} of float's time",

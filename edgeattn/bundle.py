@@ -85,7 +85,7 @@ class Bundle:
                 golden = {key: arrays[key] for key in arrays.files}
         except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
             raise BundleError(f"{self.path}: {GOLDEN} cannot be read ({error}); make the bundle again") from error
-        wanted = {"inputs", self.spec.output, *(m.output for m in self.spec.maps)}
+        wanted = {"inputs", *self.spec.outputs, *(m.output for m in self.spec.maps)}
         if not wanted <= golden.keys() or golden["inputs"].shape[1:] != self.spec.input.shape[1:]:
             raise BundleError(f"{self.path}: {GOLDEN} does not fit the spec; make the bundle again")
         return golden

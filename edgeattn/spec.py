@@ -100,7 +100,8 @@ class Thresholds:
     confidence: float = 0.25
     """Score that a box must exceed."""
     iou: float = 0.45
-    """Overlap with a better box of its class beyond which a box is another one of the same thing."""
+    """Overlap with a better box of its class beyond which a box is another one of the same thing; 1: none is, since the model
+    proposes one box for each thing."""
     most: int = 300
     """Most boxes of a frame, the best of them."""
 
@@ -130,6 +131,13 @@ class Spec:
     """When the answer is `none of these`; None: never."""
     thresholds: Thresholds | None = None
     """Which boxes are told; None: of a detector, by the defaults."""
+    prototypes: str = ""
+    """Name of a second output, of a detector that gives masks too (see `tasks.instances`): (B, P, h, w)."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs that the task reads."""
+        return (self.output, self.prototypes) if self.prototypes else (self.output,)
 
     def __post_init__(self) -> None:
         if self.task not in typing.get_args(Task):

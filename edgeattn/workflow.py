@@ -18,9 +18,11 @@ from onnx import ModelProto
 
 from edgeattn.bundle import Bundle, sha256
 from edgeattn.datasets.cifar import is_cifar
+from edgeattn.datasets.folder import Sample
 from edgeattn.datasets.kinds import Kind, recognise
+from edgeattn.datasets.known import annotated_pictures, held_out
 from edgeattn.datasets.labelled import labelled_pictures
-from edgeattn.datasets.splits import stratified_sample
+from edgeattn.datasets.splits import kinds_of, stratified_sample
 from edgeattn.deploy.calibration import FEWEST, PICTURES, Calibration, draw
 from edgeattn.deploy.export import GOLDEN_PICTURES, Deployed, export, recipe_digest, to_onnx
 from edgeattn.deploy.ladder import Ladder
@@ -191,6 +193,7 @@ def export_run(trained: Trained, data: TrainingData, path: Path, *, opset: int =
         task=trained.recipe.task,
         input=trained.recipe.input,
         mechanism=trained.recipe.attention,
+        thresholds=getattr(trained.model, "thresholds", None),
         provenance=told,
         opset=opset,
     )
@@ -266,20 +269,36 @@ def quantize_run(
     )  # fmt: skip
 
 
-def outside_data(bundle: Bundle, pictures: Path) -> TrainingData:
+def outside_data(bundle: Bundle, pictures: Path, *, skip_missing: bool = False) -> TrainingData:
     """Pictures for a bundle from elsewhere: two of seven to calibrate on (`calibration.PICTURES` at most), the rest to measure on.
+
+    Annotated pictures that are split into parts are calibrated on by their train part, and measured on by the others.
 
     Raises:
         DataError: names that are no labels of the bundle, or too few pictures.
     """
-    labels = bundle.spec.labels
-    samples = labelled_pictures(pictures, labels)
-    some = stratified_sample(samples, max(FEWEST, min(PICTURES, 2 * len(samples) // 7)), seed=0)
-    taken = {sample.path for sample in some}
-    rest = PictureFiles([sample for sample in samples if sample.path not in taken])
+    labels: tuple[str, ...] = bundle.spec.labels
+    notes: tuple[str, ...] = ()
     root = pictures if pictures.is_dir() else pictures.parent
+    if bundle.spec.task == "classify":
+        samples = labelled_pictures(pictures, labels)
+        held: dict[Path, Any] = {sample.path: sample for sample in samples}
+        names: Sequence[str] = labels
+    else:
+        found = annotated_pictures(pictures, bundle.spec, skip_missing=skip_missing)
+        held, notes = {one.path: one for one in found.pictures}, found.notes
+        kinds, names = kinds_of(found)
+        pairs = zip(found.pictures, kinds, strict=True)
+        samples = [Sample(one.path, kind, digest=one.digest) for one, kind in pairs]
+        if found.pictures != (kept := held_out(found)):
+            away = {one.path for one in kept}
+            held = {one.path: one for one in kept}
+            samples = [sample for sample in samples if sample.path not in away]
+    some = stratified_sample(samples, max(FEWEST, min(PICTURES, 2 * len(held) // 7)), seed=0)
+    taken = {sample.path for sample in some}
+    rest = PictureFiles([one for path, one in held.items() if path not in taken])
     return TrainingData(
-        labels, FolderViews(some, bundle.spec.input, Augment()), rest, calibration=draw(some, labels, root)
+        labels, FolderViews(some, bundle.spec.input, Augment()), rest, calibration=draw(some, names, root), notes=notes
     )
 
 

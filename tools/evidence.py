@@ -95,7 +95,7 @@ def run(recipe: Recipe, folder: Path, data: TrainingData, name: str, *, int8: bo
         bundle = workflow.export_run(trained, data, folder / "bundle")
         report = workflow.quantize_run(bundle, replace(data, validation=data.test), folder).report
         line["int8"] = {
-            r.engine: {"top1": r.top1, "map_js": r.map_js, "map_rank": r.map_rank, "verdict": r.verdict}
+            r.engine: {"top1": r.figure, "map_js": r.map_js, "map_rank": r.map_rank, "verdict": r.verdict}
             for r in report.results
             if r.precision == "int8"
         }

@@ -33,8 +33,8 @@ def measure(recipe: Recipe, folder: Path, cards: int) -> dict[str, float]:
     samples = [held.sample(i) for i in range(cards)]
     shown = [(s.picture, s.label, s.mask.astype(np.float32)) for s in samples]
     (result,) = verify(bundle, shown, engines=["onnxruntime"], precisions=["float"]).results
-    assert result.top1 is not None
-    return {"top1": round(result.top1, 4)} | {name: round(value, 4) for name, value in result.looking.items()}
+    assert result.figure is not None
+    return {"top1": round(result.figure, 4)} | {name: round(value, 4) for name, value in result.looking.items()}
 
 
 def main() -> None:

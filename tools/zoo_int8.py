@@ -37,7 +37,7 @@ def measure(name: str, data: TrainingData, options: argparse.Namespace) -> dict[
     results = {f"{r.engine} {r.precision}": r for r in report.results}
     return {"attention": name} | {
         key: {
-            "top1": r.top1,
+            "top1": r.figure,
             "map_js": r.map_js,
             "latency_ms": r.latency_ms,
             "gates": {gate: told["verdict"] for gate, told in r.gates.items()},

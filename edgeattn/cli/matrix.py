@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgeattn.profiling.matrix import Entry
 
 Accuracies = dict[tuple[str, str, str], float]
-"""Share of right answers by digest, engine and precision."""
+"""The tasks' figures by digest, engine and precision."""
 
 
 def matrix(folder: Path, threads: int | None, data: Path | None, json: Path | None, html: Path | None) -> None:
@@ -50,31 +50,39 @@ def matrix(folder: Path, threads: int | None, data: Path | None, json: Path | No
 
 
 def _accuracies(bundles: list[Bundle], data: Path) -> Accuracies:
-    """Each artefact on labelled pictures."""
-    from edgeattn.datasets.labelled import labelled_pictures
+    """Each artefact on labelled pictures, of whichever form its task wants."""
+    from edgeattn.cli.verify import Pictures
     from edgeattn.deploy.verify import verify
-    from edgeattn.imaging import read_picture
 
     found: Accuracies = {}
     for bundle in bundles:
-        samples = labelled_pictures(data, bundle.spec.labels)
-        say(f"{bundle.name}: answering {len(samples)} pictures")
-        report = verify(bundle, [(read_picture(sample.path), sample.label) for sample in samples])
-        found |= {(bundle.digest(), r.engine, r.precision): r.top1 for r in report.results if r.top1 is not None}
+        pictures = Pictures(data, bundle.spec)
+        say(f"{bundle.name}: answering {len(pictures)} pictures")
+        report = verify(bundle, iter(pictures))
+        found |= {(bundle.digest(), r.engine, r.precision): r.figure for r in report.results if r.figure is not None}
     return found
 
 
 def _table(entries: list[Entry]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for place, name in enumerate(("bundle", "engine", "precision", "threads", "ms", "rounds from", "to", "top-1", "")):
+    for place, name in enumerate(
+        ("bundle", "engine", "precision", "threads", "ms", "rounds from", "to", _name(entries), "")
+    ):
         table.add_column(name, justify="left" if place < 3 or place == 8 else "right", no_wrap=True)
     for entry in entries:
         cell, of = entry.cell, entry.ms or (entry.median_ms,)
         times = [f"{ms:.2f}" for ms in (entry.median_ms, min(of), max(of))]
-        top1 = f"{entry.top1:.1%}" if entry.top1 is not None else "-"
-        note = entry.failure or ("nothing quicker is as accurate" if entry.best and entry.top1 is not None else "")
-        table.add_row(cell.bundle, cell.engine, cell.precision, str(cell.threads), *times, top1, note)
+        figure = f"{entry.figure:.1%}" if entry.figure is not None else "-"
+        note = entry.failure or ("nothing quicker is as accurate" if entry.best and entry.figure is not None else "")
+        table.add_row(cell.bundle, cell.engine, cell.precision, str(cell.threads), *times, figure, note)
     return table
+
+
+def _name(entries: list[Entry]) -> str:
+    """What the bundles are judged by, in words."""
+    from edgeattn.cli.verify import figure_name
+
+    return " or ".join(dict.fromkeys(figure_name(entry.key) for entry in entries))
 
 
 def _page(folder: Path, entries: list[Entry]) -> str:
@@ -82,11 +90,11 @@ def _page(folder: Path, entries: list[Entry]) -> str:
 
     from edgeattn.profiling.plots import scatter
 
-    known = [entry for entry in entries if entry.ms and entry.top1 is not None]
+    known = [entry for entry in entries if entry.ms and entry.figure is not None]
     points = [
         (
             e.median_ms,
-            100 * (e.top1 or 0),
+            100 * (e.figure or 0),
             f"{e.cell.bundle} {e.cell.engine} {e.cell.precision}, {e.cell.threads} threads",
             e.best,
         )
@@ -94,7 +102,11 @@ def _page(folder: Path, entries: list[Entry]) -> str:
     ]
     template = Path(__file__).with_name("matrix.html.jinja").read_text(encoding="utf-8")
     rows = [
-        [e.cell.bundle, e.cell.engine, e.cell.precision, e.cell.threads, e.median_ms, e.top1, e.best] for e in entries
+        [e.cell.bundle, e.cell.engine, e.cell.precision, e.cell.threads, e.median_ms, e.figure, e.best] for e in entries
     ]
-    plot = scatter(points, "ms", "top-1, %") if points else None
-    return jinja2.Environment(autoescape=True).from_string(template).render(folder=folder, rows=rows, plot=plot)
+    plot = scatter(points, "ms", f"{_name(entries)}, %") if points else None
+    return (
+        jinja2.Environment(autoescape=True)
+        .from_string(template)
+        .render(folder=folder, rows=rows, plot=plot, figure=_name(entries))
+    )

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from edgeattn.cli.common import console, need_training, say, write_json
 from edgeattn.cli.prices import print_whole
+from edgeattn.cli.verify import figure_name
 from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,9 +27,13 @@ def quantize(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="For a bundle from elsewhere: class folders, or a .csv of file and index; two of seven calibrate."
+            help="For a bundle from elsewhere: class folders or a .csv of file and index, boxes, or masks; two of seven "
+            "calibrate, or those of a train part."
         ),
     ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out annotated pictures that are missing or cannot be read.")
+    ] = False,
     calibration: Annotated[
         Path | None, typer.Option(help="Manifest of a calibration set; default: drawn from the run's training split.")
     ] = None,
@@ -75,17 +80,18 @@ def quantize(
     if data and qat:
         raise DataError("--qat fine-tunes the run that a bundle comes from; give --run in place of --data")
     loaded = load(bundle)
-    loaded.spec.must_classify("quantize")
     chosen = read(calibration) if calibration else None
     tune = None
     if data:
-        held, folder = outside_data(loaded, data), loaded.path.with_suffix(".int8")
+        held, folder = outside_data(loaded, data, skip_missing=skip_missing), loaded.path.with_suffix(".int8")
     else:
         assert run
         recipe, folder = qat_recipe(load_run(run), qat) if qat else load_recipe(run), run
         held = open_data(recipe, run)
         tune = (lambda: train(recipe, folder / "qat", data=held, resume=resume)) if qat else None
     made = quantize_run(loaded, held, folder, chosen, minutes=minutes, portable=portable, progress=True, tune=tune)
+    for note in held.notes if data else ():
+        say(note)
     if chosen is None:
         say(f"calibration set: {folder / 'calibration.toml'}")
     if made.steps:
@@ -101,13 +107,13 @@ def ladder_table(steps: Sequence[Step]) -> Table:
     table = Table(title="the ladder", title_justify="left", box=None, pad_edge=False)
     for name in ("engine", "rung", "new in"):
         table.add_column(name, no_wrap=True)
-    for name in ("top-1", "maps, rank", "of bound", "time"):
+    for name in (figure_name(steps[0].key), "maps, rank", "of bound", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     last = {step.engine: step for step in steps if step.kept}
     for step in steps:
         blocks = step.blocks[0] if len(step.blocks) == 1 else f"{len(step.blocks) or 'all'} blocks"
         maps = "" if step.map_js is None else f"{step.map_js:.3f}, {step.map_rank:.2f}"
-        figures = [f"{100 * step.top1:.2f} %", maps, f"{step.excess:.2f}", f"{step.time_ratio:.2f}"]
+        figures = [f"{100 * step.figure:.2f} %", maps, f"{step.excess:.2f}", f"{step.time_ratio:.2f}"]
         style = "bold green" if step is last.get(step.engine) else "" if step.kept else "dim"
         table.add_row(
             step.engine, step.rung, blocks, *(["", "", "failed", ""] if step.failure else figures), style=style

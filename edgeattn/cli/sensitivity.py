@@ -10,6 +10,7 @@ from rich.table import Table
 
 from edgeattn.cli.common import need_training, say, write_json
 from edgeattn.cli.prices import print_whole
+from edgeattn.cli.verify import figure_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from edgeattn.bundle import Bundle
     from edgeattn.deploy.sensitivity import Row, Sensitivity
 
-COLUMNS = ("left in float", "error dB", "top-1", "agreement", "maps", "ms")
 LEGEND = "error dB: signal to error of its output under int8; the others: changes if it is left in float, accuracies in points"
 WORST = 12
 """Most layers on screen."""
@@ -52,7 +52,6 @@ def sensitivity(
 
     check_names(engine, None)
     loaded = load(bundle)
-    loaded.spec.must_classify("sensitivity")
     data = open_data(load_recipe(run), run)
     found = sensitivity_run(loaded, data, run, [engine] if engine else NAMES, minutes=minutes, progress=True)
     for one in found:
@@ -65,9 +64,13 @@ def sensitivity(
         say(f"page: {html}")
 
 
+def _columns(found: Sensitivity) -> list[str]:
+    return ["left in float", "error dB", figure_name(found.base.key), "agreement", "maps", "ms"]
+
+
 def _table(found: Sensitivity) -> Table:
     table = Table(title=f"{found.engine}: what int8 costs", title_justify="left", box=None, pad_edge=False)
-    for place, name in enumerate(COLUMNS):
+    for place, name in enumerate(_columns(found)):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
     layers = [row for row in found.rows if row.kind == "layer"]
     for row in [*(row for row in found.rows if row.kind == "block"), *layers[:WORST]]:
@@ -88,7 +91,7 @@ def _cells(found: Sensitivity, row: Row) -> list[str]:
     ms = saved["ms"]
     time = "~" if ms is not None and abs(ms) <= found.noise_ms else shown("ms", 3)
     return [
-        row.name, f"{row.signal_to_error_db:.1f}", shown("top1", 2, 100.0), shown("agreement", 2, 100.0),
+        row.name, f"{row.signal_to_error_db:.1f}", shown(found.base.key, 2, 100.0), shown("agreement", 2, 100.0),
         shown("map_js", 4), time,
     ]  # fmt: skip
 
@@ -99,7 +102,7 @@ def _told(found: Sensitivity) -> str:
     maps = "" if base.map_js is None else f", maps moved {base.map_js:.4f} of the way to another picture's"
     measured = sum(row.left_float is not None for row in found.rows)
     return (
-        f"{found.engine} int8 as it is: top-1 {100 * base.top1:.2f} %, agreement {100 * base.agreement:.2f} % "
+        f"{found.engine} int8 as it is: {figure_name(base.key)} {100 * base.figure:.2f} %, agreement {100 * base.agreement:.2f} % "
         f"on {found.pictures} pictures{maps}, "
         f"{base.time_ratio * base.float_ms:.3f} ms (~: less than {found.noise_ms:.3f} ms, the noise); "
         f"{measured} of {len(found.rows)} rows measured{'' if measured == len(found.rows) else ': more --minutes, or again'}"
@@ -140,7 +143,7 @@ def _page(path: Path, bundle: Bundle, found: Sequence[Sensitivity]) -> None:
             + ". Each row with figures is a file of its own, int8 but for this block or layer, that was measured.",
             *(_told(one) for one in found),
         ],
-        "columns": ["engine", "kind", *COLUMNS],
+        "columns": ["engine", "kind", *_columns(found[0])],
         "rows": [[one.engine, row.kind, *_cells(one, row)] for one in found for row in one.rows],
         "foot": f"edgeattn {__version__}, bundle {bundle.digest()[:16]}",
     }

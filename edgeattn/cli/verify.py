@@ -22,7 +22,8 @@ NONE = "none"
 """Name of the class folder that holds pictures of none of the labels, beside the spec's own name for that."""
 FLIPS_SHOWN = 5
 """Most pictures named that an artefact answers otherwise than float."""
-COLUMNS = ["artefact", "top-1 %", "as float %", "loss, points", "maps, rank", "ms", "verdict"]
+OTHERS = {"map": "mAP, of IoU 0.5 to 0.95,", "pixel_accuracy": "right pixels"}
+"""Names of figures beside the one that a task is judged by."""
 EXIT_CODES = {"passed": 0, "failed": 1, "cannot tell": 3}
 
 
@@ -30,12 +31,21 @@ def verify(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder, or its name in the zoo.")],
     *,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of class folders, or of pictures; default: the maker's golden inputs.")
+        Path | None,
+        typer.Option(
+            help="Class folders, COCO, YOLO or masks, as the model's task wants, or a folder of pictures; "
+            "default: the maker's golden inputs."
+        ),
     ] = None,
     engine: Annotated[str | None, typer.Option(help="Only this engine: onnxruntime or openvino.")] = None,
     precision: Annotated[str | None, typer.Option(help="Only this precision: float, bf16 or int8.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute one inference.")] = None,
-    max_loss: Annotated[float, typer.Option(min=0.0, max=1.0, help="Top-1 that int8 may lose, as a fraction.")] = 0.01,
+    max_loss: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Top-1, mAP50 or mIoU that int8 may lose, as a fraction.")
+    ] = 0.01,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out annotated pictures that are missing or cannot be read.")
+    ] = False,
     masks: Annotated[
         Path | None,
         typer.Option(help="Where to look: a folder of masks or gaze maps that mirrors --data, or boxes.json."),
@@ -53,8 +63,7 @@ def verify(
     if (masks or html) and not data:
         raise DataError(f"{'--masks' if masks else '--html'} needs pictures; give them with --data DIR")
     loaded = load(bundle)
-    loaded.spec.must_classify("verify")
-    pictures = Pictures(data, loaded.spec, masks) if data else None
+    pictures = Pictures(data, loaded.spec, masks, skip_missing=skip_missing) if data else None
     report = measure(
         loaded,
         iter(pictures) if pictures else None,
@@ -77,43 +86,48 @@ def verify(
             say(
                 f"{masks} does not tell where to look on {pictures.untold} of the pictures: they count for the answers alone"
             )
+        for note in pictures.notes:
+            say(note)
         for path, reason in pictures.skipped:
             say(f"skipped {path}: {reason}")
         _name_flips(report, payload, pictures)
     if pictures and html:
         from edgeattn.cli.verify_report import write_report
 
-        write_report(
-            html, loaded, report, pictures.names, [COLUMNS, *[[*_cells(r), r.verdict] for r in report.results]]
-        )
+        write_report(html, loaded, report, pictures.names, [columns(report), *[_cells(r) for r in report.results]])
         say(f"report: {html}")
     write_json(json, payload)
     verdict_exit(report)
 
 
 class Pictures:
-    """The labelled pictures of a folder, in a seeded random order, read one at a time."""
+    """The pictures of a folder with their truths, in a seeded random order, read one at a time."""
 
-    def __init__(self, root: Path, spec: Spec, masks: Path | None = None) -> None:
-        """List the pictures under `root`: in class folders named as the labels, or, without folders, not labelled.
+    def __init__(self, root: Path, spec: Spec, masks: Path | None = None, *, skip_missing: bool = False) -> None:
+        """List the pictures under `root`: labelled as the task wants it, or, in a folder without folders, not labelled.
 
         Raises:
-            DataError: no pictures, a folder that is no label, or masks that are none.
+            DataError: no pictures, a class that is no label, or masks that are none.
         """
         import numpy as np
 
+        from edgeattn.datasets.coco import coco_files
         from edgeattn.datasets.labelled import class_folders, labelled_pictures
         from edgeattn.datasets.targets import check_targets, open_targets
         from edgeattn.imaging import list_pictures
 
-        listed: list[tuple[Path, int | None]]
-        if root.is_dir() and not class_folders(root):
+        self.notes: tuple[str, ...] = ()
+        """What the user should know of the pictures."""
+        listed: list[tuple[Path, Any]]
+        if root.is_dir() and not class_folders(root) and not (spec.task != "classify" and coco_files(root)):
             listed = [(path, None) for path in list_pictures(root)]
-        else:
+        elif spec.task == "classify":
             others = {NONE: -1, spec.rejection.label: -1} if spec.rejection else None
             listed = [(sample.path, sample.label) for sample in labelled_pictures(root, spec.labels, others)]
+        else:
+            listed = self._annotated(root, spec, skip_missing=skip_missing)
         if not listed:
-            raise DataError(f"{root} holds no pictures; give a folder of class folders, or of pictures")
+            raise DataError(f"{root} holds no pictures; give a folder of labelled ones, or of pictures alone")
         self._listed = [listed[i] for i in np.random.default_rng(0).permutation(len(listed))]
         self._targets = open_targets(masks, root) if masks else None
         self.untold = check_targets(self._targets, [path for path, _ in self._listed]) if self._targets else 0
@@ -123,11 +137,24 @@ class Pictures:
         self.skipped: list[tuple[Path, str]] = []
         """Pictures that cannot be read, and why."""
 
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    def _annotated(self, root: Path, spec: Spec, *, skip_missing: bool) -> list[tuple[Path, Any]]:
+        from edgeattn.datasets.known import annotated_pictures, held_out
+
+        found = annotated_pictures(root, spec, skip_missing=skip_missing)
+        taken, self.notes = held_out(found), found.notes
+        if len(taken) < len(found.pictures):
+            some = f"measured on its part '{taken[0].part}': {len(taken)} of {len(found.pictures)} pictures"
+            self.notes += (f"{root}: {some}",)
+        return [(one.path, one) for one in taken]
+
     def __iter__(self) -> Iterator[Shown]:
         from edgeattn.errors import PictureError
         from edgeattn.imaging import read_picture
 
-        for path, label in self._listed:
+        for path, truth in self._listed:
             try:
                 picture = read_picture(path)
             except PictureError as error:
@@ -135,18 +162,24 @@ class Pictures:
                 continue
             where = self._targets.of(path, picture.shape) if self._targets else None
             self.names.append(path)
-            yield (picture, label) if where is None else (picture, label, where)
+            yield (picture, truth) if where is None else (picture, truth, where)
         if not self.names:
             raise DataError(f"none of the {len(self.skipped)} pictures can be read; the first: {self.skipped[0][1]}")
 
 
 def table(report: Report) -> Table:
     """The report as a table for the screen."""
-    drawn = Table(*COLUMNS, box=None, pad_edge=False, header_style="bold")
+    drawn = Table(*columns(report), box=None, pad_edge=False, header_style="bold")
     for result in report.results:
         style = {"passed": "green", "failed": "red"}.get(result.verdict, "yellow")
-        drawn.add_row(*_cells(result), f"[{style}]{result.verdict}[/]")
+        *cells, verdict = _cells(result)
+        drawn.add_row(*cells, f"[{style}]{verdict}[/]")
     return drawn
+
+
+def columns(report: Report) -> list[str]:
+    """The head of the table."""
+    return ["artefact", f"{report.measured.name} %", "as float %", "loss, points", "maps, rank", "ms", "verdict"]
 
 
 def _cells(result: Result) -> list[str]:
@@ -154,12 +187,20 @@ def _cells(result: Result) -> list[str]:
     interval = f"{100 * loss['value']:.1f} ({100 * loss['low']:.1f}, {100 * loss['high']:.1f})" if loss else "-"
     return [
         f"{result.engine} {result.precision}",
-        "-" if result.top1 is None else f"{100 * result.top1:.2f}",
+        "-" if result.figure is None else f"{100 * result.figure:.2f}",
         "-" if result.agreement is None else f"{100 * result.agreement:.2f}",
         interval,
         "-" if result.map_js is None else f"{result.map_js:.3f}, {result.map_rank:.2f}",
         "-" if result.latency_ms is None else f"{result.latency_ms:.2f}",
+        result.verdict,
     ]
+
+
+def figure_name(key: str) -> str:
+    """What a task's figure is called in words, by its key in JSON."""
+    from edgeattn.tasks import FIGURES
+
+    return next((figure.name for figure in FIGURES.values() if figure.key == key), key)
 
 
 def executed_layers(found: Structure) -> str:
@@ -175,8 +216,8 @@ def executed_layers(found: Structure) -> str:
 
 
 def figures(result: Result) -> list[str]:
-    """What the table has no room for: the means over classes, calibration, and where it looks."""
-    parts = []
+    """What the table has no room for: other figures, the means over classes, calibration, and where it looks."""
+    parts = [f"{OTHERS.get(name, name)} {100 * value:.1f} %" for name, value in result.figures.items()]
     if result.macro is not None and result.calibration_error is not None:
         macro = result.macro
         parts.append(
@@ -213,7 +254,7 @@ def remarks(report: Report) -> list[str]:
             lines.append(f"{name} computes in {result.executed_precision} here, not in int8")
         for kind, gate in result.gates.items():
             if gate["verdict"] == "failed":
-                lines.append(f"{name} failed: {_meaning(kind, gate)}; {still}")
+                lines.append(f"{name} failed: {_meaning(kind, gate, report.measured.name)}; {still}")
             elif gate["verdict"] == "cannot tell":
                 needed = gate.get("needed_n")
                 remedy = f"about {needed} pictures would tell" if needed else "it lies too near the bound"
@@ -221,11 +262,11 @@ def remarks(report: Report) -> list[str]:
     return lines
 
 
-def _meaning(kind: str, gate: Any) -> str:
-    """What it means that a gate failed."""
+def _meaning(kind: str, gate: Any, figure: str) -> str:
+    """What it means that a gate failed; `figure` is the name of the task's."""
     value, bound = gate.get("value", 0.0), gate.get("bound", 0.0)
     if kind == "loss":
-        return f"it loses {100 * value:.1f} points of top-1, {100 * bound:.1f} are allowed"
+        return f"it loses {100 * value:.1f} points of {figure}, {100 * bound:.1f} are allowed"
     if kind == "flips" or (kind == "golden" and "value" in gate):
         return (
             f"it answers otherwise than float on {100 * value:.1f} % of the pictures, {100 * bound:.0f} % are allowed"

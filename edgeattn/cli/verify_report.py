@@ -18,12 +18,18 @@ from edgeattn.deploy.results import Report, Result
 from edgeattn.engines import open_artefact
 from edgeattn.engines.base import Engine
 from edgeattn.evaluation import classify, looking, report
+from edgeattn.evaluation.detect import ClassPrecision
+from edgeattn.evaluation.judge import judge_of
 from edgeattn.imaging import Picture, prepare, read_picture
 from edgeattn.spec import InputSpec
+from edgeattn.tasks import decode as decode_any
+from edgeattn.tasks import draw
 from edgeattn.tasks.classify import decode
 
 CASES = 24
 """Most pictures shown."""
+DRAWN_SIDE = 360
+"""Pixels across a picture with boxes or regions."""
 PROBED = 24
 """Most pictures on which it is tried whether the answer hangs on what the attention marks."""
 COLOURS = {"attention": "#2a7", "at random": "#999"}
@@ -41,7 +47,8 @@ def write_report(path: Path, bundle: Bundle, found: Report, names: Sequence[Path
     """
     shown = next((r for r in found.results if r.verdict == "passed" and r.precision == "int8"), found.results[0])
     who = f"{shown.engine} {shown.precision}"
-    truth = np.array(found.truth) if found.truth else None
+    classified = found.task == "classify"
+    truth = np.array(found.truth) if found.truth and classified else None
     content: dict[str, Any] = {
         "title": f"{bundle.name}: does it still see what it saw?",
         "subtitle": f"{found.n} pictures, {who} shown; {bundle.path}",
@@ -60,16 +67,15 @@ def write_report(path: Path, bundle: Bundle, found: Report, names: Sequence[Path
             content["matrix"] = report.matrix(counts, bundle.spec.labels, who)
         else:
             content["confused"] = classify.confusion_text(counts, bundle.spec.labels)
-        content["classes"] = sorted(shown.classes, key=lambda score: score.f1)
+    content["classes"] = _classes(shown)
     engine = open_artefact(bundle, bundle.artefact(shown.engine, shown.precision), maps=True)
     try:
-        order = worst_first(shown, truth)
-        content["cases"] = [_case(bundle, engine, shown, (found.truth, names), at) for at in order[:CASES]]
-        wrong = 0 if truth is None else int(np.sum(np.array(shown.answers) != truth))
-        content["cases_title"] = (
-            f"Worst first: {wrong} wrong of {found.n}" if truth is not None else "Least certain first"
-        )
-        if bundle.spec.maps:
+        order = worst_first(shown)
+        case = _case if classified else _drawn_case
+        content["cases"] = [case(bundle, engine, shown, (found.truth, names), at) for at in order[:CASES]]
+        content["cases_title"], content["large"] = _title(found, shown), not classified
+        content["legend"] = _legend(found)
+        if bundle.spec.maps and classified:
             probed = np.random.default_rng(0).permutation(found.n)[:PROBED]
             charts += _faithfulness(bundle, engine, [names[i] for i in probed])
     finally:
@@ -77,11 +83,70 @@ def write_report(path: Path, bundle: Bundle, found: Report, names: Sequence[Path
     report.write(path, charts=charts, **content)
 
 
-def worst_first(result: Result, truth: NDArray[np.int64] | None) -> list[int]:
-    """Places of the pictures: wrong answers by how certain they were, then right ones by how uncertain."""
+def worst_first(result: Result) -> list[int]:
+    """Places of the pictures: the worst answers by how certain they were, then the best ones by how uncertain.
+
+    Without labels, those that float answers otherwise, then the least certain.
+    """
     scores = np.array(result.scores)
-    right = np.ones(len(scores), bool) if truth is None else np.array(result.answers) == truth
-    return [int(i) for i in np.lexsort((np.where(right, scores, -scores), right))]
+    flips = np.isin(np.arange(len(scores)), result.flips)
+    worths = np.array(result.worths) if result.worths else np.where(flips, 0.9, 1.0)
+    return [int(i) for i in np.lexsort((np.where(worths >= 0.5, scores, -scores), worths))]
+
+
+def _title(found: Report, shown: Result) -> str:
+    if not found.truth:
+        return "Least like float, then least certain first"
+    if found.task == "classify":
+        return f"Worst first: {sum(worth == 0 for worth in shown.worths)} wrong of {found.n}"
+    return f"Worst first, by {'F1' if found.task == 'detect' else found.measured.name} of the picture"
+
+
+def _legend(found: Report) -> str:
+    if found.task == "classify":
+        return "Left: what the model sees. Right: where it looks, the mean of its attention maps."
+    left = "what is there" if found.truth else "the picture"
+    return f"Left: {left}. Right: what is answered, and beneath it the mean of its attention maps, where it has some."
+
+
+def _classes(shown: Result) -> list[list[str]]:
+    """The figures class by class, the worst first, below their head; empty without labels."""
+    rows: list[tuple[float, list[str]]] = []
+    head: list[str] = []
+    figures_of: tuple[float, ...]
+    for one in shown.classes:
+        if isinstance(one, classify.ClassScore):
+            head = ["class", "pictures", "precision %", "recall %", "F1 %"]
+            worth, figures_of = one.f1, (one.precision, one.recall, one.f1)
+        elif isinstance(one, ClassPrecision):
+            head, worth, figures_of = ["class", "boxes", "AP50 %", "AP %"], one.ap50, (one.ap50, one.ap)
+        else:
+            head, worth, figures_of = ["class", "pixels", "IoU %"], one.iou, (one.iou,)
+        rows.append((worth, [one.label, str(one.n), *(f"{100 * figure:.1f}" for figure in figures_of)]))
+    return [head, *(row for _, row in sorted(rows, key=lambda each: each[0]))] if rows else []
+
+
+def _drawn_case(
+    bundle: Bundle, engine: Engine, result: Result, data: tuple[Sequence[Any], Sequence[Path]], at: int
+) -> report.Case:
+    """A picture with what is there, and with what is answered, drawn into it."""
+    truth, names = data
+    judge, picture = judge_of(bundle.spec), read_picture(names[at])
+    outputs = engine.infer(prepare(picture, bundle.spec.input))
+    size = (picture.shape[0], picture.shape[1])
+    given = decode_any(outputs, bundle.spec, size)
+    held = {m.output: outputs[m.output] for m in bundle.spec.maps}
+    beneath = maps.overlay(picture, maps.mean_map(held), bundle.spec.input) if held else picture
+    told = judge.told(judge.marks(truth[at], judge.answer(outputs, size))) if truth else given.label
+    return report.Case(
+        report.jpeg(draw(picture, judge.shown(truth[at])) if truth else picture, DRAWN_SIDE),
+        report.jpeg(draw(beneath, given), DRAWN_SIDE),
+        None,
+        told,
+        None,
+        f"{names[at].parent.name}/{names[at].name}",
+        f"{result.precision} answers otherwise than float" if at in result.flips else "",
+    )
 
 
 def _case(

@@ -98,7 +98,7 @@ def split_annotated(annotations: Annotations, *, seed: int = 0) -> AnnotatedSpli
     Raises:
         DataError: too few different pictures for three parts.
     """
-    kinds, names = _kinds(annotations)
+    kinds, names = kinds_of(annotations)
     of = dict(zip([one.path for one in annotations.pictures], kinds, strict=True))
     samples = [
         Sample(one.path, kind, one.part, one.digest, one.thumbnail)
@@ -117,7 +117,7 @@ def split_annotated(annotations: Annotations, *, seed: int = 0) -> AnnotatedSpli
     return AnnotatedSplit(train, validation, test, of, names, notes)
 
 
-def _kinds(annotations: Annotations) -> tuple[list[int], tuple[str, ...]]:
+def kinds_of(annotations: Annotations) -> tuple[list[int], tuple[str, ...]]:
     """By what each picture is told apart, (n,) places in names."""
     held = [set(one.labels[~one.crowd].tolist()) for one in annotations.pictures]
     shown = Counter(label for labels in held for label in labels)

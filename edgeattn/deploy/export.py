@@ -28,7 +28,7 @@ from edgeattn.deploy.parity import PARITY, first_fault, parity
 from edgeattn.deploy.rewrite import rewrite
 from edgeattn.errors import DataError, EdgeAttnError, GateError
 from edgeattn.imaging import Picture, prepare
-from edgeattn.spec import Artefact, InputSpec, MapSpec, Rejection, Spec, Task
+from edgeattn.spec import Artefact, InputSpec, MapSpec, Rejection, Spec, Task, Thresholds
 
 EXPORTERS = ("dynamo", "torchscript")
 """torch's exporters, in the order in which they are tried."""
@@ -72,6 +72,7 @@ def export(
     input: InputSpec | None = None,
     mechanism: str = "",
     rejection: Rejection | None = None,
+    thresholds: Thresholds | None = None,
     provenance: Mapping[str, Any] | None = None,
     opset: int = OPSET,
 ) -> Bundle:
@@ -88,6 +89,7 @@ def export(
         pictures: real pictures of any size, (H, W, 3) BGR bytes; parity is measured on them and they become the golden inputs.
         mechanism: name of the attention, for the maps.
         rejection: when the answer is `none of these`.
+        thresholds: which boxes are told.
         provenance: what bundle.json says of data, weights, licence and recipe.
         opset: of ONNX; `OPSET` is the highest that all engines read, some toolchains read less.
 
@@ -102,7 +104,13 @@ def export(
     path = Path(path)
     path = path if path.name.endswith(SUFFIX) else path.with_name(path.name + SUFFIX)
     deployed = Deployed(model)
-    spec = _spec(deployed, task, labels, input or InputSpec(imgsz, imgsz), mechanism, rejection)
+    spec = Spec(
+        task, input or InputSpec(imgsz, imgsz), tuple(labels), "boxes" if task == "detect" else "logits",
+        rejection=rejection, thresholds=thresholds,
+    )  # fmt: skip
+    paths = deployed.map_paths((spec.input.height, spec.input.width))
+    maps = tuple(MapSpec("map_" + path.replace(".", "_"), path, mechanism) for path in paths)
+    spec = dataclasses.replace(spec, maps=maps)
     inputs = np.concatenate([prepare(picture, spec.input) for picture in pictures[:GOLDEN_PICTURES]])
     expected = _answers(deployed, spec, inputs)
     buffer = io.BytesIO()
@@ -183,14 +191,6 @@ def versions(*packages: str) -> dict[str, str]:
 def recipe_digest(recipe: Mapping[str, Any]) -> str:
     """Short digest of a recipe's JSON."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _spec(
-    deployed: Deployed, task: Task, labels: Sequence[str], seen: InputSpec, mechanism: str, rejection: Rejection | None
-) -> Spec:
-    paths = deployed.map_paths((seen.height, seen.width))
-    maps = tuple(MapSpec("map_" + path.replace(".", "_"), path, mechanism) for path in paths)
-    return Spec(task, seen, tuple(labels), "boxes" if task == "detect" else "logits", maps, rejection)
 
 
 def _answers(deployed: Deployed, spec: Spec, inputs: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:

@@ -30,6 +30,7 @@ from edgeattn.deploy.foreign import (
     metadata,
     model_file,
     output_of,
+    prototypes_of,
     read_graph,
 )
 from edgeattn.deploy.verify import difference
@@ -132,9 +133,10 @@ def import_model(
     does = _task(task, told.task, file)
     if does != "classify":
         spec_input = replace(spec_input, fit="letterbox", interpolation="linear")
-    spec = Spec(does, spec_input, names, output=output_of(graph, file, len(names), does))
-    place = [port.name for port in graph.outputs].index(spec.output)
-    graph.keep(spec.output)
+    prototypes = prototypes_of(graph) if does == "detect" else ""
+    spec = Spec(does, spec_input, names, output_of(graph, file, len(names), does), prototypes=prototypes)
+    places = {name: [port.name for port in graph.outputs].index(name) for name in spec.outputs}
+    graph.keep(*spec.outputs)
     graph.fix((1, spec_input.height, spec_input.width, 3) if nhwc else spec_input.shape)
     if nhwc:
         graph.channels_first()
@@ -162,18 +164,18 @@ def import_model(
         answers = {name: _answers(engine, spec, inputs) for name, engine in opened.items()}
     if [*answers] == ["openvino"]:  # no second engine to ask: is it still the model that came?
         as_before = inputs[:, ::-1] if order == "bgr" else inputs
-        came = _as_it_came(file, place, as_before.transpose(0, 2, 3, 1) if nhwc else as_before)
+        came = _as_it_came(file, places, as_before.transpose(0, 2, 3, 1) if nhwc else as_before)
         given = answers["openvino"]
         if does == "classify":
-            came = came.reshape(len(came), -1)
-            given = _in_kind(given, came)
+            came = {spec.output: came[spec.output].reshape(len(inputs), -1)}
+            given = {spec.output: _in_kind(given[spec.output], came[spec.output])}
         gates = _gates(file, {"the file as it came": came, "openvino": given}, spec)
     else:
         gates = _gates(file, answers, spec)
     expected = next(iter(answers.values()))
     buffer = io.BytesIO()
     kept = GOLDEN_PICTURES if does == "classify" else GOLDEN_FRAMES
-    np.savez_compressed(buffer, inputs=inputs[:kept], **{spec.output: expected[:kept]})  # type: ignore[arg-type]
+    np.savez_compressed(buffer, inputs=inputs[:kept], **{n: v[:kept] for n, v in expected.items()})  # type: ignore[arg-type]
     files = graph.files()
     artefacts = tuple(Artefact(next(iter(files)), e, "float", gates={"parity": gates[e]}) for e in answers)
     about = {"imported": {"file": file.name, "sha256": sha256(file), "normalisation": chosen, "channels": order}}
@@ -261,17 +263,17 @@ def _open(
     return opened, failures
 
 
-def _answers(engine: Engine, spec: Spec, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
-    """What an engine gives, picture by picture: logits (N, K), or another task's output (N, ...).
+def _answers(engine: Engine, spec: Spec, inputs: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
+    """What an engine gives by output, picture by picture: logits (N, K), or what another task reads (N, ...).
 
     Raises:
         DataError: the output is none of these.
     """
     if spec.task == "classify":
-        return _logits(engine, spec, inputs)
-    given = infer_all(engine, inputs)[spec.output].astype(np.float32)
+        return {spec.output: _logits(engine, spec, inputs)}
+    given = {name: values.astype(np.float32) for name, values in infer_all(engine, inputs).items()}
     try:
-        decode({spec.output: given[:1]}, spec)
+        decode({name: values[:1] for name, values in given.items()}, spec)
     except SpecError as error:
         raise DataError(str(error)) from error
     return given
@@ -289,13 +291,16 @@ def _logits(engine: Engine, spec: Spec, inputs: NDArray[np.generic]) -> NDArray[
     return given_NK.astype(np.float32)
 
 
-def _as_it_came(file: Path, place: int, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
-    """What OpenVINO gives by the file itself, (N, ...), at this place of its outputs."""
+def _as_it_came(file: Path, places: Mapping[str, int], inputs: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
+    """What OpenVINO gives by the file itself, (N, ...), at these places of its outputs."""
     from edgeattn.engines.openvino import openvino_core
 
     compiled = openvino_core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    rows = [np.array(compiled(np.ascontiguousarray(inputs[i : i + 1]))[place]) for i in range(len(inputs))]
-    return np.concatenate(rows).astype(np.float32)
+    given = [compiled(np.ascontiguousarray(inputs[i : i + 1])) for i in range(len(inputs))]
+    return {
+        name: np.concatenate([np.array(row[place]) for row in given]).astype(np.float32)
+        for name, place in places.items()
+    }
 
 
 def _in_kind(logits_NK: NDArray[np.float32], wanted_NK: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -305,14 +310,18 @@ def _in_kind(logits_NK: NDArray[np.float32], wanted_NK: NDArray[np.float32]) -> 
     return min((logits_NK, logs_NK, np.exp(logs_NK)), key=lambda given: float(np.abs(given - wanted_NK).max()))
 
 
-def _apart(given: NDArray[np.float32], wanted: NDArray[np.float32], spec: Spec) -> float:
+def _apart(given: Mapping[str, NDArray[np.float32]], wanted: Mapping[str, NDArray[np.float32]], spec: Spec) -> float:
     """How far answers are from what is wanted, as a fraction of its range, the greatest of their parts."""
-    own, others = (parts({spec.output: values}, spec) for values in (given, wanted))
+    own, others = parts(given, spec), parts(wanted, spec)
     worst = max(difference(own[name], others[name]) for name in others)
-    return worst if "boxes" in own or spec.task != "detect" else max(worst, 1.0 - agreeing(given, wanted, spec))
+    if "boxes" in own or spec.task != "detect":
+        return worst
+    return max(worst, 1.0 - agreeing(given, wanted, spec))
 
 
-def _gates(file: Path, answers: Mapping[str, NDArray[np.float32]], spec: Spec) -> dict[str, dict[str, Any]]:
+def _gates(
+    file: Path, answers: Mapping[str, Mapping[str, NDArray[np.float32]]], spec: Spec
+) -> dict[str, dict[str, Any]]:
     """How far each one's answers are from the first one's.
 
     Raises:
@@ -328,6 +337,7 @@ def _gates(file: Path, answers: Mapping[str, NDArray[np.float32]], spec: Spec) -
                 f"allowed {PARITY:.0e}); nothing was written. One of them computes an operator wrongly: try another opset"
             )
         gates[name] = {
-            "verdict": "passed", "difference": differs, "allowed": PARITY, "against": reference, "n": len(given)
+            "verdict": "passed", "difference": differs, "allowed": PARITY, "against": reference,
+            "n": len(given[spec.output]),
         }  # fmt: skip
     return gates

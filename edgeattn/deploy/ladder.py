@@ -32,10 +32,18 @@ from edgeattn.deploy.verify import LEAST_RANK, MAX_LOSS, MAX_MAP_JS, verify
 from edgeattn.engines import held
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
-from edgeattn.spec import Artefact, block_of, from_json, path_of, to_json
+from edgeattn.spec import Artefact, Task, block_of, from_json, path_of, to_json
 
 Made = tuple[Artefact, dict[str, Path | bytes]]
 """An artefact and its files."""
+
+
+_TOLD: dict[Task, Callable[[Any], Any]] = {
+    "classify": lambda label: label,
+    "detect": lambda truth: [truth.labels.tolist(), truth.boxes.tolist()],
+    "segment": lambda truth: hashlib.sha256(truth.class_map().tobytes()).hexdigest(),
+}
+"""Truths as plain values."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Bounds:
     """What int8 must keep."""
 
     loss: float = MAX_LOSS
-    """Greatest loss of top-1."""
+    """Greatest loss of the task's figure."""
     map_js: float = MAX_MAP_JS
     """Greatest relative divergence of the maps."""
     rank: float = LEAST_RANK
@@ -72,8 +80,10 @@ class Step:
     """By block: how far its map is off over its bound."""
     verdict: str = "failed"
     """The worst verdict of its gates."""
-    top1: float = 0.0
-    """Its share of right answers."""
+    figure: float = 0.0
+    """By what its task is judged: top-1, mAP50 or mIoU."""
+    key: str = "top1"
+    """What that figure is called in JSON."""
     agreement: float = 0.0
     """Its share of answers that are float's."""
     map_js: float | None = None
@@ -99,6 +109,7 @@ class Step:
     def json(self) -> dict[str, Any]:
         """As other programs read it: what there is no figure for is null, since JSON knows no infinity."""
         told = to_json(self)
+        told[told.pop("key")] = told.pop("figure")
         return {key: None if isinstance(value, float) and math.isinf(value) else value for key, value in told.items()}
 
 
@@ -110,7 +121,7 @@ class Ladder:
     """Holds a float artefact for each engine that is quantized for."""
     inputs: Sequence[Input]
     """Calibration inputs."""
-    validation: Sequence[tuple[Picture, int]]
+    validation: Sequence[tuple[Picture, Any]]
     """Labelled pictures outside of the calibration set."""
     scratch: Path
     """A folder for the tries."""
@@ -133,6 +144,8 @@ class Ladder:
             onnx.save(self.source, self._source)
         paths = [path_of(name) for name in node_names(self._float(self.engines[0]))]
         self._blocks = list(dict.fromkeys(block for path in paths if (block := block_of(path)) is not None))
+        told = _TOLD[self.bundle.spec.task]
+        self._measured_on = [len(self.validation), [told(truth) for _, truth in self.validation]]
         self._calibrated_on = hashlib.sha256(b"".join(value.tobytes() for value in self.inputs)).hexdigest()
 
     def default(self, engine: str) -> Made:
@@ -232,7 +245,8 @@ class Ladder:
             pull=math.inf if broken else answers + mean_off,
             off=off,
             verdict=int8.verdict,
-            top1=int8.top1 or 0.0,
+            figure=int8.figure or 0.0,
+            key=report.measured.key,
             agreement=int8.agreement or 0.0,
             map_js=int8.map_js,
             map_rank=int8.map_rank,
@@ -253,7 +267,7 @@ class Ladder:
         what: Mapping[str, Any] = weights | {
             "source": sha256(source),
             "calibration": self._calibrated_on,
-            "validation": [len(self.validation), [label for _, label in self.validation]],
+            "validation": self._measured_on,
             "engine": engine,
             "turn": turn,
             "tools": versions(*TOOLS[engine]),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from edgeattn.deploy.structure import Structure
 from edgeattn.evaluation import classify, significance
+from edgeattn.evaluation.judge import ClassFigures
 from edgeattn.evaluation.significance import Verdict
-from edgeattn.spec import to_json
+from edgeattn.spec import Task, to_json
+from edgeattn.tasks import FIGURES, Figure
 
 SCHEMA = "edgeattn.verify/1"
 
@@ -42,10 +45,13 @@ class Result:
     """Threads that computed one inference."""
     n: int = 0
     """Pictures."""
-    top1: float | None = None
-    """Share of right answers; None: no labels."""
+    figure: float | None = None
+    """By what its task is judged (see `tasks.FIGURES`): top-1, mAP50 or mIoU; None: no labels."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What else is known of the answers, as `map` of a detector; empty: no labels."""
     agreement: float | None = None
-    """Share of pictures on which it answers as the float reference; without pictures, as the maker on golden inputs."""
+    """Share of pictures (of a segmenter: of pixels) on which it answers as the float reference; without pictures, as the maker
+    on golden inputs."""
     map_js: float | None = None
     """Median divergence of its maps from float's, as a fraction of that between different pictures; None: no maps."""
     map_rank: float | None = None
@@ -64,14 +70,16 @@ class Result:
     """The maps block by block, from the first to the last."""
     structure: Structure | None = None
     """Which layers of an int8 file are executed on integers; None: float, or an engine that does not tell."""
-    classes: tuple[classify.ClassScore, ...] = ()
-    """Scores class by class; empty: no labels."""
+    classes: ClassFigures = ()
+    """Figures class by class; empty: no labels."""
     flips: tuple[int, ...] = ()
     """Places, in the data, of the pictures that it answers otherwise than the float reference."""
     answers: tuple[int, ...] = field(default=(), repr=False)
-    """Its answers in the order of the data: indices of labels, -1 for none of them."""
+    """A classifier's answers in the order of the data: indices of labels, -1 for none of them."""
     scores: tuple[float, ...] = field(default=(), repr=False)
-    """The answers' probabilities, likewise."""
+    """How sure the answers are, likewise."""
+    worths: tuple[float, ...] = field(default=(), repr=False)
+    """How good the answers are, 0 to 1, likewise; empty: no labels."""
     gates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Gates by name: figures and `verdict`."""
 
@@ -89,12 +97,19 @@ class Report:
     """The bundle's folder."""
     digest: str
     """The bundle's digest."""
+    task: Task
+    """What the model does."""
     n: int
     """Pictures."""
     results: tuple[Result, ...]
     """One an artefact."""
-    truth: tuple[int, ...] = field(default=(), repr=False)
-    """The labels in the order of the data; empty: none."""
+    truth: tuple[Any, ...] = field(default=(), repr=False)
+    """What is on the pictures, in the order of the data (see `evaluation.judge.Judge.truth`); empty: not labelled."""
+
+    @property
+    def measured(self) -> Figure:
+        """The key and the name of the figure by which the results are judged."""
+        return FIGURES[self.task]
 
     @property
     def verdict(self) -> Verdict:
@@ -103,11 +118,21 @@ class Report:
 
     def json(self) -> dict[str, Any]:
         """The report as other programs read it."""
-        rows = [to_json(result) | {"verdict": result.verdict} for result in self.results]
+        rows = [_finite(to_json(result)) | {"verdict": result.verdict} for result in self.results]
         for row in rows:  # a line a picture would bury the figures
-            del row["answers"], row["scores"]
-        head = {"schema": SCHEMA, "bundle": self.bundle, "digest": self.digest, "n": self.n, "verdict": self.verdict}
-        return head | {"results": rows}
+            del row["answers"], row["scores"], row["worths"]
+            row |= {self.measured.key: row.pop("figure"), **row.pop("figures")}
+        head = {"schema": SCHEMA, "bundle": self.bundle, "digest": self.digest, "task": self.task, "n": self.n}
+        return head | {"verdict": self.verdict, "results": rows}
+
+
+def _finite(value: Any) -> Any:
+    """JSON values without what JSON does not know: a figure over nothing is null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def gates(result: Result) -> dict[str, dict[str, Any]]:

@@ -60,13 +60,13 @@ class Sensitivity:
     """Labelled pictures that accuracy was measured on."""
 
     def saved(self, row: Row) -> dict[str, float | None]:
-        """What leaving a row in float changes: `top1`, `agreement`, `map_js` and `ms`, as differences to `base`."""
+        """What leaving a row in float changes: the task's figure (see `base.key`), `agreement`, `map_js` and `ms`."""
         left = row.left_float
         if left is None or left.failure:
-            return dict.fromkeys(("top1", "agreement", "map_js", "ms"))
+            return dict.fromkeys((self.base.key, "agreement", "map_js", "ms"))
         moved = None if left.map_js is None or self.base.map_js is None else left.map_js - self.base.map_js
         return {
-            "top1": left.top1 - self.base.top1,
+            self.base.key: left.figure - self.base.figure,
             "agreement": left.agreement - self.base.agreement,
             "map_js": moved,
             "ms": (left.time_ratio - self.base.time_ratio) * self.base.float_ms,

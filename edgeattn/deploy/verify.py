@@ -6,7 +6,8 @@ Gates that an artefact meets, each ending passed, failed or cannot tell (bf16 me
     golden  float: its outputs differ from the maker's by at most `GOLDEN_DIFFERENCE` of their range;
             int8, where there are no other pictures: it gives the maker's answer on most golden inputs, or nearly as
             often as on the maker's machine
-    loss    int8, labelled pictures: it loses at most so much top-1 (a paired test, see `significance.loss_gate`)
+    loss    int8, labelled pictures: it loses at most so much of the task's figure: top-1, mAP50, mIoU (a paired test, see
+            `significance.loss_gate` and `fall_gate`)
     flips   int8, pictures without labels: its answer is another one on at most so many
     maps    int8: its attention lies where float's does: the divergence of the maps, relative to how far maps of two
             pictures are apart
@@ -33,16 +34,17 @@ from edgeattn.engines.base import Array, Engine, infer_all
 from edgeattn.engines.choose import AGREEMENT, makers_agreement
 from edgeattn.errors import BundleError, DataError, EngineError
 from edgeattn.evaluation import classify, looking, significance
-from edgeattn.imaging import Picture, crop_box, prepare
+from edgeattn.evaluation.judge import BROKEN, SAME, Judge, judge_of
+from edgeattn.imaging import Picture, prepare, seen_box
 from edgeattn.spec import Artefact, Spec
-from edgeattn.tasks.classify import decode
+from edgeattn.tasks import Classification, agreeing, parts
 from edgeattn.timing import NS_PER_MS, Clock, monotonic_ns
 
-Shown = tuple[Picture, int | None] | tuple[Picture, int | None, Array]
-"""A picture, its label, and where to look on it if that is told."""
+Shown = tuple[Picture, Any] | tuple[Picture, Any, Array]
+"""A picture, its truth (see `evaluation.judge.Judge`; None: not labelled), and where to look on it if that is told."""
 
 MAX_LOSS = 0.01
-"""Greatest loss of top-1 against float that passes."""
+"""Greatest loss of the task's figure against float that passes."""
 MAX_FLIPS = 0.05
 """Greatest share of pictures without labels on which int8 may answer otherwise than float."""
 MAX_MAP_JS = 0.05
@@ -55,8 +57,6 @@ MAP_PICTURES = 500
 """Pictures on which maps are compared; a median needs no more."""
 LEAST_DIVERGENCE = 1e-9
 """Maps of different pictures that diverge by fewer bits are all alike, and what differs from them is rounding."""
-BROKEN = -2
-"""The answer of an artefact whose outputs are not finite; never right."""
 
 
 def verify(
@@ -76,36 +76,36 @@ def verify(
 
     Args:
         bundle: the model.
-        data: pictures, (H, W, 3) BGR bytes, each with its label's index (-1: none of the labels; None on all: not
-            labelled), and where to look on it, (H, W), all zero where it is not known, if there is such a thing. A
-            sequence is taken in a seeded random order, anything else as it comes, which should be mixed. None: check the
-            golden inputs alone.
+        data: pictures, (H, W, 3) BGR bytes, each with its truth (of a classifier the label's index, -1: none of the
+            labels; of a detector an object with `boxes`, `labels`, `crowd`, of a segmenter one with `class_map()`, as
+            `datasets.annotated.Annotated`; None on all: not labelled), and where to look on it, (H, W), all zero where it
+            is not known, if there is such a thing. A sequence is taken in a seeded random order, anything else as it
+            comes, which should be mixed. None: check the golden inputs alone.
         engines: measure these engines only.
         precisions: measure these precisions only (float is run beside them, as the reference).
         threads: threads that compute one inference; None: the default.
-        max_loss: greatest loss of top-1 that passes.
+        max_loss: greatest loss of the task's figure that passes, as a fraction.
         max_flips: greatest share of changed answers that passes, on pictures without labels.
         max_map_js: greatest relative divergence of the attention maps that passes.
         least_rank: least rank correlation of the attention maps that passes.
         clock: gives nanoseconds.
 
     Raises:
-        SpecError: the model is no classifier.
         BundleError: the bundle holds no such artefact, or no float one that opens.
         EngineError: an engine failed while it ran.
-        DataError: no pictures, or labels that do not fit.
+        DataError: no pictures, or truths that do not fit.
+        ExtraMissingError: labelled pictures for a detector, and what measures mAP is not installed.
     """
-    bundle.spec.must_classify("verify")
+    judge = judge_of(bundle.spec)
     bounds = _Bounds(max_loss, max_flips, max_map_js, least_rank)
     with contextlib.ExitStack() as stack:
         runs = [_open(bundle, artefact, threads, stack) for artefact in _chosen(bundle, engines, precisions)]
         reference = _reference(bundle, runs, threads, stack)
         order = [reference, *(run for run in runs if run.engine and run is not reference)]
-        seen = _Seen() if data is None else _measure(bundle.spec, data, order, clock)
+        seen = _Seen(judge) if data is None else _measure(bundle.spec, judge, data, order, clock)
         results = tuple(_result(bundle, run, reference, seen, bounds) for run in runs)
-    truth = seen.truth()
-    ordered = () if truth is None else tuple(truth[seen.in_order()].tolist())
-    return Report(str(bundle.path), bundle.digest(), len(seen.labels), results, ordered)
+    ordered = tuple(seen.truths[i] for i in seen.in_order()) if seen.is_labelled else ()
+    return Report(str(bundle.path), bundle.digest(), bundle.spec.task, len(seen.places), results, ordered)
 
 
 @dataclass(frozen=True)
@@ -120,17 +120,19 @@ class _Bounds:
 class _Seen:
     """The pictures, while they are measured."""
 
+    judge: Judge
+    """Who judges the answers."""
     places: list[int] = field(default_factory=list)
     """Where they stand in the data."""
-    labels: list[int | None] = field(default_factory=list)
-    """What is on them."""
+    truths: list[Any] = field(default_factory=list)
+    """What is on them; None on all: not labelled."""
     apart: dict[str, list[float]] = field(default_factory=dict)
     """Per map: divergences, in bits, between the reference's maps of one picture and of the next."""
 
-    def truth(self) -> NDArray[np.int64] | None:
-        """The labels; None where the pictures have none."""
-        known = [label for label in self.labels if label is not None]
-        return np.array(known) if known else None
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the pictures have a truth."""
+        return bool(self.truths) and self.truths[0] is not None
 
     def in_order(self) -> NDArray[np.int64]:
         """The places of the measured pictures, sorted: what turns a list of figures into the data's order."""
@@ -146,7 +148,12 @@ class _Run:
     failure: str = ""
     """Why it does not open."""
     answers: list[int] = field(default_factory=list)
+    """Of a classifier the place in the labels, else 0; `BROKEN` where the outputs are not finite."""
     scores: list[float] = field(default_factory=list)
+    marks: list[Any] = field(default_factory=list)
+    """Where the pictures are labelled: what the figures are made of (see `evaluation.judge`)."""
+    same: list[float] = field(default_factory=list)
+    """How far each answer is the reference's, 0 to 1."""
     looking: dict[str, list[float]] = field(default_factory=dict)
     """Per measure of `looking`: a figure a picture with a truth."""
     times_ms: list[float] = field(default_factory=list)
@@ -189,20 +196,21 @@ def _reference(bundle: Bundle, runs: Sequence[_Run], threads: int | None, stack:
     raise BundleError(f"{bundle.path}: no float artefact to compare with ({why})")
 
 
-def _measure(spec: Spec, data: Iterable[Shown], order: Sequence[_Run], clock: Clock) -> _Seen:
+def _measure(spec: Spec, judge: Judge, data: Iterable[Shown], order: Sequence[_Run], clock: Clock) -> _Seen:
     """Run all (the reference first in `order`) on every picture."""
-    seen = _Seen()
+    seen = _Seen(judge)
     names = [m.output for m in spec.maps]
     previous: Mapping[str, Array] = {}
-    for i, (at, (picture, label, *where)) in enumerate(_mixed(data)):
-        _check_label(label, at, seen, spec)
+    for i, (at, (picture, told, *where)) in enumerate(_mixed(data)):
+        truth = _truth(judge, picture, told, at, seen)
         seen.places.append(at)
-        seen.labels.append(label)
+        seen.truths.append(truth)
         image = prepare(picture, spec.input)
         outputs: list[dict[str, Array]] = [{} for _ in order]
         for turn in range(len(order)):
             place = (turn + i) % len(order)  # who is first changes: the first finds the caches cold
-            outputs[place] = _infer(order[place], image, spec, clock)
+            outputs[place] = _infer(order[place], image, clock)
+        _answer(judge, (picture.shape[0], picture.shape[1]), truth, order, outputs)
         if i < MAP_PICTURES:
             for name in names:
                 if previous:
@@ -215,7 +223,7 @@ def _measure(spec: Spec, data: Iterable[Shown], order: Sequence[_Run], clock: Cl
             previous = outputs[0]
             if names and where:
                 _look(picture, where[0], order, outputs, spec)
-    if not seen.labels:
+    if not seen.places:
         raise DataError("there are no pictures to verify on; give a folder that holds some")
     return seen
 
@@ -223,9 +231,12 @@ def _measure(spec: Spec, data: Iterable[Shown], order: Sequence[_Run], clock: Cl
 def _look(
     picture: Picture, where: Array, order: Sequence[_Run], outputs: Sequence[Mapping[str, Array]], spec: Spec
 ) -> None:
-    """Note how well each artefact's mean map tells where to look, on the part of the picture that the model sees."""
-    x, y, w, h = crop_box(picture.shape[0], picture.shape[1], spec.input)
-    seen = where[y : y + h, x : x + w].astype(np.float64)
+    """Note how well each artefact's mean map tells where to look, on what the model sees."""
+    x, y, w, h = (round(edge) for edge in seen_box(picture.shape[0], picture.shape[1], spec.input))
+    seen = np.zeros((h, w))  # letterboxed, it reaches beyond the picture
+    left, top = max(0, -x), max(0, -y)
+    inside = where[max(0, y) : y + h, max(0, x) : x + w]
+    seen[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
     if not seen.any():
         return
     for run, own in zip(order, outputs, strict=True):
@@ -251,35 +262,48 @@ def _note_same(run: _Run, name: str) -> None:
         series.setdefault(name, []).append(figure)
 
 
-def _infer(run: _Run, image: Array, spec: Spec, clock: Clock) -> dict[str, Array]:
+def _infer(run: _Run, image: Array, clock: Clock) -> dict[str, Array]:
     assert run.engine
     before = clock()
     outputs = run.engine.infer(image)
     run.times_ms.append((clock() - before) / NS_PER_MS)
-    finite = all(np.isfinite(value).all() for value in outputs.values())
-    answer = decode(outputs, spec) if finite else None
-    run.answers.append(answer.index if answer else BROKEN)
-    run.scores.append(answer.score if answer else 0.0)
     return outputs
 
 
-def _check_label(label: int | None, at: int, seen: _Seen, spec: Spec) -> None:
-    if seen.labels and (label is None) != (seen.labels[0] is None):
+def _answer(
+    judge: Judge, size: tuple[int, int], truth: Any, order: Sequence[_Run], outputs: Sequence[Mapping[str, Array]]
+) -> None:
+    """Note what each says of a picture of this height and width, and how far it is what the reference says."""
+    wanted = None
+    for run, own in zip(order, outputs, strict=True):
+        answer = judge.answer(own, size) if all(np.isfinite(values).all() for values in own.values()) else None
+        wanted = answer if run is order[0] else wanted
+        run.answers.append(BROKEN if answer is None else answer.index if isinstance(answer, Classification) else 0)
+        run.scores.append(0.0 if answer is None else judge.score(answer))
+        run.same.append(judge.agreement(answer, wanted))
+        if truth is not None:
+            run.marks.append(judge.marks(truth, answer))
+
+
+def _truth(judge: Judge, picture: Picture, told: Any, at: int, seen: _Seen) -> Any:
+    if seen.truths and (told is None) == seen.is_labelled:
         raise DataError(
-            f"picture {at} is {'not ' if label is None else ''}labelled unlike those before; label all or none"
+            f"picture {at} is {'not ' if told is None else ''}labelled unlike those before; label all or none"
         )
-    if label is not None and not (0 <= label < len(spec.labels) or (label == -1 and spec.rejection)):
-        raise DataError(f"picture {at} has label {label}; the bundle knows 0 to {len(spec.labels) - 1}")
+    try:
+        return None if told is None else judge.truth(told, picture)
+    except DataError as error:
+        raise DataError(f"picture {at}: {error}") from error
 
 
 def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bounds) -> Result:
-    artefact, engine, n, spec = run.artefact, run.engine, len(seen.labels), bundle.spec
+    artefact, engine, n, spec, judge = run.artefact, run.engine, len(seen.places), bundle.spec, seen.judge
     if engine is None:
         failed = {"load": {"verdict": "failed", "reason": run.failure}}
         return Result(artefact.engine, artefact.precision, n=n, gates=failed)
     golden = _golden_gate(bundle, run)
-    truth, answers, expected = seen.truth(), np.array(run.answers), np.array(reference.answers)
-    flips = tuple(sorted(seen.places[i] for i in np.flatnonzero(answers != expected)))
+    same, answers, scores = np.array(run.same), np.array(run.answers), np.array(run.scores)
+    flips = tuple(sorted(seen.places[i] for i in np.flatnonzero(same < SAME)))
     by_map = _drift(run, seen)
     blocks = _blocks(run, by_map, spec)
     drift = np.median(list(by_map.values()), axis=0) if blocks else np.empty(0)
@@ -290,10 +314,8 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
         judged["finite"] = {"verdict": "failed", "pictures": run.answers.count(BROKEN)}
     if golden and (artefact.precision == "float" or not n):
         judged["golden"] = golden
-    elif truth is not None and run is not reference:
-        judged["loss"] = (
-            significance.plain(significance.loss_gate(expected == truth, answers == truth, bounds.loss)) | agreed
-        )
+    elif seen.is_labelled and run is not reference:
+        judged["loss"] = significance.plain(judge.loss(reference.marks, run.marks, bounds.loss)) | agreed
     elif n and run is not reference:
         judged["flips"] = significance.plain(significance.proportion_gate(len(flips), n, bounds.flips)) | agreed
     if artefact.precision != "float" and len(drift):
@@ -302,11 +324,11 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
             significance.median_gate(1.0 - np.median(ranks, axis=0), 1.0 - bounds.rank)
         )
     ordered = seen.in_order()
-    scores = np.array(run.scores)
-    classes: tuple[classify.ClassScore, ...] = ()
-    if truth is not None:
-        known = np.where(answers == BROKEN, -1, answers)
-        classes = tuple(classify.per_class(classify.confusion(truth, known, len(spec.labels)), spec.labels))
+    found = judge.figures(run.marks) if seen.is_labelled else {}
+    worths = np.array([judge.worth(marks) for marks in run.marks])
+    classes = judge.classes(run.marks) if seen.is_labelled else ()
+    classified = spec.task == "classify"
+    known = classified and seen.is_labelled
     return Result(
         artefact.engine,
         artefact.precision,
@@ -314,20 +336,22 @@ def _result(bundle: Bundle, run: _Run, reference: _Run, seen: _Seen, bounds: _Bo
         structure=_structure(bundle, run),
         threads=engine.threads,
         n=n,
-        top1=float(np.mean(answers == truth)) if truth is not None else None,
-        agreement=(n - len(flips)) / n if n else golden.get("agreement"),
+        figure=found.pop(judge.figure.key, None),
+        figures=found,
+        agreement=float(same.mean()) if n else golden.get("agreement"),
         map_js=float(np.median(drift)) if blocks else None,
         map_rank=float(np.median(ranks)) if blocks else None,
         map_overlap=float(np.median(overlaps)) if blocks else None,
         latency_ms=statistics.median(run.times_ms) if n else None,
-        macro=classify.macro(classes) if classes else None,
-        calibration_error=classify.calibration(scores, answers == truth).error if truth is not None else None,
+        macro=classify.macro([one for one in classes if isinstance(one, classify.ClassScore)]) if known else None,
+        calibration_error=classify.calibration(scores, worths > 0).error if known else None,
         looking={name: statistics.fmean(values) for name, values in run.looking.items()},
         blocks=blocks,
         classes=classes,
         flips=flips,
-        answers=tuple(answers[ordered].tolist()) if n else (),
+        answers=tuple(answers[ordered].tolist()) if n and classified else (),
         scores=tuple(scores[ordered].tolist()) if n else (),
+        worths=tuple(worths[ordered].tolist()) if seen.is_labelled else (),
         gates=judged,
     )
 
@@ -372,12 +396,14 @@ def _golden_gate(bundle: Bundle, run: _Run) -> dict[str, Any]:
     n = len(golden["inputs"])
     if not all(np.isfinite(values).all() for values in got.values()):
         return {"verdict": "failed", "n": n, "agreement": 0.0, "reason": "its outputs are not all finite"}
-    changed = int(np.sum(got[spec.output].argmax(axis=1) != golden[spec.output].argmax(axis=1)))
-    figures: dict[str, Any] = {"n": n, "agreement": 1 - changed / n}
+    agreement = agreeing(got, golden, spec)
+    changed = round((1 - agreement) * n)
+    figures: dict[str, Any] = {"n": n, "agreement": agreement}
     if run.artefact.precision != "float":
         allowed = 1 - AGREEMENT * makers_agreement(run.artefact)
         return significance.plain(significance.proportion_gate(changed, n, allowed)) | figures
-    worst = max(difference(got[name], golden[name]) for name in got if name in golden)
+    given, wanted = parts(got, spec), parts(golden, spec)
+    worst = max(difference(given[name], wanted[name]) for name in given if name in wanted)
     verdict = "passed" if worst <= GOLDEN_DIFFERENCE else "failed"
     return {"verdict": verdict, "difference": worst, "bound": GOLDEN_DIFFERENCE} | figures
 

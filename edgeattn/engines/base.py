@@ -115,7 +115,7 @@ def checked_threads(threads: int | None) -> int:
 
 def wanted_outputs(spec: Spec, *, maps: bool) -> list[str]:
     """Names of the outputs to compute: the task's, and those of the attention maps where asked for."""
-    return [spec.output, *(m.output for m in spec.maps if maps)]
+    return [*spec.outputs, *(m.output for m in spec.maps if maps)]
 
 
 def check_outputs(file: Path, wanted: Collection[str], given: Collection[str]) -> None:

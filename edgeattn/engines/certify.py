@@ -135,7 +135,7 @@ def _compare(
     names, spec, told = wanted_outputs(bundle.spec, maps=maps), bundle.spec, opened.details
     given, right = (parts({name: outputs[name] for name in names}, spec) for outputs in (found, wanted))
     errors = {name: relative_error(given[name], right[name]) for name in right}
-    agreement = agreeing(found[spec.output], wanted[spec.output], spec)
+    agreement = agreeing(found, wanted, spec)
     least = 0.0 if spec.task == "classify" else LEAST_AGREEMENT  # a classifier's best two may be near one another
     return Certificate(
         device=str(told["device"]),

@@ -192,10 +192,10 @@ def golden_agreement(engine: Engine, golden: Mapping[str, Array], spec: Spec) ->
     """
     if not golden:
         return 1.0
-    given = infer_all(engine, golden["inputs"])[spec.output]
-    if not np.isfinite(given).all():
+    given = infer_all(engine, golden["inputs"])
+    if not np.isfinite(given[spec.output]).all():
         return 0.0
-    return agreeing(given, golden[spec.output], spec)
+    return agreeing(given, {name: values for name, values in golden.items() if name != "inputs"}, spec)
 
 
 def makers_agreement(artefact: Artefact) -> float:

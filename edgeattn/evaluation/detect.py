@@ -4,7 +4,7 @@ A box found is right where it overlaps a box of its class that no surer one has 
 Average precision is the mean of the precision (made falling) at 101 recalls; `ap50` takes the threshold 0.5, `ap` is the
 mean over 0.5, 0.55, ..., 0.95. What lies in crowds counts neither way; of each picture and class the surest 100 count.
 
-Legend of shapes: N boxes of a picture, M boxes found in it.
+Legend of shapes: N boxes of a picture, M boxes found in it, P pictures, B sets drawn from them, D boxes found in all of them.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.errors import DataError, ExtraMissingError
+from edgeattn.tasks.detect import overlap
 
 MOST = (1, 10, 100)
 """Boxes found that count, per picture and class; the figures here are for the last."""
+RECALLS = np.linspace(0.0, 1.0, 101)
+"""At which precision is taken."""
 
 
 class Truth(Protocol):
@@ -53,6 +56,14 @@ class Found(Protocol):
     @property
     def scores(self) -> NDArray[np.float32]:
         """(M,): how sure, more is surer."""
+
+
+class Finding(NamedTuple):
+    """A picture's boxes found: `Found`."""
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -88,22 +99,19 @@ def average_precision(truths: Sequence[Truth], found: Sequence[Found], names: Se
         DataError: the two differ in length, there are no pictures, or shapes, labels or scores are wrong.
         ExtraMissingError: faster-coco-eval is not installed.
     """
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise ExtraMissingError("faster-coco-eval", "train", "the precision of a detector") from error
+    coco = package()
     if len(truths) != len(found) or not truths:
         raise DataError(f"{len(found)} results for {len(truths)} pictures; give one for each, and one at least")
     there = [entry for i, truth in enumerate(truths, 1) for entry in _true_entries(i, truth, len(names))]
     answers = [entry for i, one in enumerate(found, 1) for entry in _found_entries(i, one, len(names))]
-    true = COCO(
+    true = coco.COCO(
         {
             "images": [{"id": i} for i in range(1, len(truths) + 1)],
             "annotations": [{**entry, "id": i} for i, entry in enumerate(there, 1)],  # an id of 0 means not matched
             "categories": [{"id": i, "name": name} for i, name in enumerate(names)],
         }
     )
-    judge = COCOeval_faster(true, true.loadRes(answers), "bbox")
+    judge = coco.COCOeval_faster(true, true.loadRes(answers), "bbox")
     judge.params.maxDets = list(MOST)
     judge.evaluate()
     judge.accumulate()
@@ -117,6 +125,19 @@ def average_precision(truths: Sequence[Truth], found: Sequence[Found], names: Se
     if not held:
         return Precision(math.nan, math.nan, classes)
     return Precision(float(np.mean([one.ap50 for one in held])), float(np.mean([one.ap for one in held])), classes)
+
+
+def package() -> Any:
+    """faster-coco-eval.
+
+    Raises:
+        ExtraMissingError: it is not installed.
+    """
+    try:
+        import faster_coco_eval
+    except ImportError as error:
+        raise ExtraMissingError("faster-coco-eval", "detect", "the precision of a detector") from error
+    return faster_coco_eval
 
 
 def _mean(precision: NDArray[np.float64]) -> float:
@@ -152,3 +173,78 @@ def _check(image: int, boxes: NDArray[Any], labels: NDArray[Any], values: NDArra
         raise DataError(f"picture {image}: labels {labels.min()} to {labels.max()} for {classes} names")
     if not (np.isfinite(boxes).all() and np.isfinite(values).all()):
         raise DataError(f"picture {image}: a box or a score is no number")
+
+
+RIGHT, WRONG, EXCUSED = 1, 0, -1
+"""What a box found is: right, wrong, or on a crowd."""
+CELLS = 4_000_000
+"""Boxes times sets that are counted at once."""
+
+
+def rightness(truth: Truth, found: Found, iou: float = 0.5) -> NDArray[np.int8]:
+    """What each box found in a picture is, (M,): the surest first takes the truest box of its class that is left.
+
+    Beyond the surest 100 of a class they are `EXCUSED`, too.
+    """
+    what = np.full(len(found.labels), EXCUSED, np.int8)
+    for label in np.unique(found.labels):
+        own = np.flatnonzero(found.labels == label)
+        own = own[np.argsort(-found.scores[own], kind="stable")][: MOST[-1]]
+        there = truth.labels == label
+        single, crowd = truth.boxes[there & ~truth.crowd], truth.boxes[there & truth.crowd]
+        overlaps = overlap(found.boxes[own], single)
+        excused = (_inside(found.boxes[own], crowd) >= iou).sum(1)
+        for place, row, excuse in zip(own, overlaps, excused, strict=True):
+            best = int(row.argmax()) if row.size else -1
+            if best >= 0 and row[best] >= iou:
+                what[place] = RIGHT
+                overlaps[:, best] = -1.0
+            else:
+                what[place] = EXCUSED if excuse else WRONG
+    return what
+
+
+def drawn_map50(
+    truths: Sequence[Truth], found: Sequence[Found], weights_BP: NDArray[Any], classes: int
+) -> NDArray[Any]:
+    """mAP50 of sets of pictures, (B,): each picture as often as its weight says. With weights of 1 that of `average_precision`."""
+    picture_D = np.repeat(np.arange(len(found)), [len(one.scores) for one in found])
+    label_D, score_D = (np.concatenate([getattr(one, name) for one in found]) for name in ("labels", "scores"))
+    what_D = np.concatenate([rightness(truth, one) for truth, one in zip(truths, found, strict=True)])
+    there_PK = np.array([np.bincount(one.labels[~one.crowd], minlength=classes) for one in truths])
+    total_B, held_B = np.zeros(len(weights_BP)), np.zeros(len(weights_BP))
+    for k in np.flatnonzero(there_PK.sum(0)):
+        own = np.flatnonzero((label_D == k) & (what_D != EXCUSED))
+        own = own[np.argsort(-score_D[own], kind="stable")]
+        right_D = what_D[own] == RIGHT
+        last = np.flatnonzero(right_D)[-1:] + 1  # what comes after it changes no precision that counts
+        own, right_D = own[: last.sum()], right_D[: last.sum()]
+        there_B = weights_BP @ there_PK[:, k]
+        step = max(1, CELLS // max(1, len(own)))
+        for start in range(0, len(weights_BP), step):
+            part = slice(start, start + step)
+            weight_BD = weights_BP[part][:, picture_D[own]]
+            total_B[part] += _precision(weight_BD, right_D, there_B[part])
+        held_B += there_B > 0
+    return total_B / np.where(held_B > 0, held_B, np.nan)
+
+
+def _precision(weight_BD: NDArray[Any], right_D: NDArray[np.bool_], there_B: NDArray[Any]) -> NDArray[np.float64]:
+    """Average precision of one class, (B,); 0 where a set has none of it."""
+    found_BD = np.cumsum(weight_BD, axis=1)[:, right_D]
+    hits_BD = np.cumsum(weight_BD[:, right_D], axis=1)
+    precision_BD = hits_BD / np.maximum(found_BD, 1)
+    falling_BD = np.maximum.accumulate(precision_BD[:, ::-1], axis=1)[:, ::-1]
+    scores_B = np.zeros(len(there_B))
+    for b in np.flatnonzero(there_B):
+        places = np.searchsorted(hits_BD[b] / there_B[b], RECALLS, side="left")
+        held = places[places < hits_BD.shape[1]]
+        scores_B[b] = falling_BD[b, held].sum() / len(RECALLS)
+    return scores_B
+
+
+def _inside(a_N4: NDArray[Any], b_M4: NDArray[Any]) -> NDArray[np.float64]:
+    """(N, M): the part of each box a that lies in each box b."""
+    a, b = a_N4.astype(np.float64)[:, None], b_M4.astype(np.float64)[None]
+    shared = np.maximum(0.0, np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).prod(-1)
+    return np.asarray(shared / np.maximum((a[..., 2:] - a[..., :2]).prod(-1), 1e-9))

@@ -19,7 +19,7 @@ from edgeattn.imaging import Picture
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 SIDE = 160
-"""Pixels across a picture in the report."""
+"""Pixels across a picture in the report, where there is nothing small to be seen."""
 WIDTH, HEIGHT, MARGIN = 320, 240, 34
 
 
@@ -32,11 +32,11 @@ class Case:
     looked: str
     """The same under its attention."""
     truth: str | None
-    """Its label; None: not labelled."""
+    """Its label; None: not labelled, or told by the picture."""
     answer: str
     """What the model answers."""
-    percent: int
-    """With which probability."""
+    percent: int | None
+    """With which probability; None: that says nothing here."""
     name: str
     """The picture's file."""
     note: str = ""
@@ -55,9 +55,9 @@ class Chart:
     """What it says."""
 
 
-def jpeg(picture: Picture) -> str:
+def jpeg(picture: Picture, side: int = SIDE) -> str:
     """A picture, (H, W, 3) BGR bytes, small and as base64 of a JPEG."""
-    scale = SIDE / max(picture.shape[:2])
+    scale = side / max(picture.shape[:2])
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=how)
     return base64.b64encode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()
@@ -68,8 +68,9 @@ def write(path: Path, **content: Any) -> None:
 
     Args:
         path: the file.
-        content: `title`, `subtitle`, `notes`, `columns`, `rows`, and as far as there are such: `cases_title` and `cases`
-            (of `Case`), `charts` (of `Chart`), `matrix` (from `matrix`), `confused`, `classes` (of `ClassScore`), `foot`.
+        content: `title`, `subtitle`, `notes`, `columns`, `rows`, and as far as there are such: `cases_title`, `cases`
+            (of `Case`) and `legend`, `charts` (of `Chart`), `matrix` (from `matrix`), `confused`, `classes` (a table, its head
+            first), `foot`.
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True)
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**content)

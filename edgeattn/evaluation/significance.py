@@ -129,6 +129,35 @@ def median_gate(values: NDArray[Any], bound: float, confidence: float = 0.95) ->
     return _gate(interval, float(np.median(ordered)), bound, len(ordered), confidence)
 
 
+def fall_gate(
+    fall: float, drawn_B: NDArray[Any], bound: float, n: int, *, objects: int = 0, confidence: float = 0.95
+) -> Gate:
+    """Test that a figure of a whole set of pictures, as mAP, falls by at most `bound` between two models.
+
+    The interval is that of the paired bootstrap over pictures (B. Efron, R. Tibshirani, An Introduction to the Bootstrap,
+    1993, chapter 13), whose ends lie further out by Student's t where pictures are few. Where all objects are found alike
+    there is nothing to draw from; so it is never narrower than Tango's of as many objects without a difference.
+
+    Args:
+        fall: of the figure on these pictures, as a fraction.
+        drawn_B: of the figure on sets of as many pictures drawn from them with replacement, the same for both models.
+        bound: greatest fall allowed.
+        n: pictures.
+        objects: on them, that are found or not; 0: what is counted is too fine for two models to agree on all of it.
+        confidence: one-sided confidence of each end of the interval.
+    """
+    z = NormalDist().inv_cdf(confidence)
+    wider = student_t(confidence, n - 1) / z * math.sqrt(n / (n - 1)) if n > 1 else math.inf
+    low, high = np.quantile(drawn_B, [1 - confidence, confidence]) if n > 1 else (-math.inf, math.inf)
+    below, above = wider * max(0.0, fall - low), wider * max(0.0, high - fall)
+
+    def interval(scale: float) -> tuple[float, float]:
+        least = z**2 / (objects * scale + z**2) if objects else 0.0
+        return fall - max(least, below / math.sqrt(scale)), fall + max(least, above / math.sqrt(scale))
+
+    return _gate(interval, fall, bound, n, confidence)
+
+
 def _gate(
     interval: Callable[[float], tuple[float, float]], value: float, bound: float, n: int, confidence: float
 ) -> Gate:

@@ -24,6 +24,7 @@ from edgeattn.errors import DataError, EngineError
 from edgeattn.imaging import prepare
 from edgeattn.profiling import frames
 from edgeattn.spec import Artefact
+from edgeattn.tasks import FIGURES
 from edgeattn.timing import NS_PER_MS, environment, monotonic_ns
 
 SCHEMA = "edgeattn.matrix/1"
@@ -55,8 +56,10 @@ class Entry:
     """Which."""
     ms: tuple[float, ...] = ()
     """Median of each round's burst."""
-    top1: float | None = None
-    """Share of right answers, where it was measured."""
+    figure: float | None = None
+    """By what its task is judged (top-1, mAP50, mIoU), where it was measured."""
+    key: str = "top1"
+    """What that is called in JSON."""
     failure: str = ""
     """Why it cannot be run here."""
     best: bool = False
@@ -70,7 +73,7 @@ class Entry:
     def json(self) -> dict[str, Any]:
         """Plain JSON values."""
         measured = {"ms": self.median_ms, "rounds_ms": list(self.ms)} if self.ms else {"ms": None, "rounds_ms": []}
-        return vars(self.cell) | measured | {"top1": self.top1, "failure": self.failure, "best": self.best}
+        return vars(self.cell) | measured | {self.key: self.figure, "failure": self.failure, "best": self.best}
 
 
 def bundles_of(folder: Path) -> list[Bundle]:
@@ -134,7 +137,8 @@ class Matrix:
         found = [
             Entry(
                 cell, tuple(ms for _, ms in sorted(self._ms[cell].items())),
-                told.get((cell.digest, cell.engine, cell.precision)), self._failures.get(cell, ""),
+                told.get((cell.digest, cell.engine, cell.precision)),
+                FIGURES[self._bundles[cell.digest].spec.task].key, self._failures.get(cell, ""),
             )
             for cell in self._artefacts
         ]  # fmt: skip
@@ -182,9 +186,9 @@ def pareto(entries: Sequence[Entry]) -> list[Entry]:
     """Mark those that nothing quicker matches in accuracy; `entries` stand in the order of their time."""
     marked, most = [], -math.inf
     for entry in entries:
-        top1 = entry.top1 if entry.top1 is not None else 0.0
-        best = bool(entry.ms) and top1 > most
-        most = max(most, top1) if entry.ms else most
+        figure = entry.figure if entry.figure is not None else 0.0
+        best = bool(entry.ms) and figure > most
+        most = max(most, figure) if entry.ms else most
         marked.append(replace(entry, best=best))
     return marked
 

@@ -91,16 +91,16 @@ def parts(outputs: Mapping[str, NDArray[Any]], spec: Spec) -> dict[str, NDArray[
     """Outputs (B, ...) by name, each with a range of its own: a detector's boxes, which are pixels, apart from its scores."""
     if spec.task != "detect":
         return dict(outputs)
-    others = {name: values for name, values in outputs.items() if name != spec.output}
-    return detect.parts(outputs[spec.output]) | others
+    return detect.parts(outputs, spec)
 
 
-def agreeing(given: NDArray[Any], wanted: NDArray[Any], spec: Spec) -> float:
+def agreeing(given: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]], spec: Spec) -> float:
     """Share of pictures on which two models' outputs (N, ...) say the same: the best class, or see the task's `agree`."""
     if spec.task == "classify":
-        return float(np.mean(given.argmax(axis=1) == wanted.argmax(axis=1)))
+        return float(np.mean(given[spec.output].argmax(axis=1) == wanted[spec.output].argmax(axis=1)))
     task: Any = detect if spec.task == "detect" else segment
     pairs = [
-        [task.decode({spec.output: rows[i : i + 1]}, spec) for rows in (given, wanted)] for i in range(len(wanted))
+        [task.decode({name: rows[i : i + 1] for name, rows in outputs.items()}, spec) for outputs in (given, wanted)]
+        for i in range(len(wanted[spec.output]))
     ]
     return float(np.mean([task.agree(*pair) for pair in pairs]))

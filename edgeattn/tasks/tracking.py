@@ -57,11 +57,11 @@ class Tracker:
         Returns:
             The boxes that are surer than the threshold or go on with a track, with their `tracks`.
         """
-        boxes = found.supervision()
+        boxes = dataclasses.replace(found, masks=None).supervision()
         boxes.data["place"] = np.arange(len(found.scores))
         followed = self._tracks.update(boxes, timestamp=time_s)
         tracks = np.full(len(found.scores), -1, np.int64)
         if len(followed):
             tracks[followed.data["place"]] = followed.tracker_id
         told = (found.scores > self._confidence) | (tracks >= 0)
-        return Detections(found.boxes[told], found.scores[told], found.indices[told], found.labels, tracks[told])
+        return dataclasses.replace(found, tracks=tracks).chosen(told)

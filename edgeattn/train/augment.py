@@ -49,6 +49,8 @@ class Augment:
     """Share of pictures with sensor noise."""
     erase: float = 0.15
     """Share of pictures of which a part is covered."""
+    mosaic: float = 0.5
+    """Share of views that show four pictures; where there are boxes alone."""
 
     def __call__(self, picture: Picture, spec: InputSpec, rng: np.random.Generator) -> Picture:
         """Make a view of the input's own size, (H, W, 3) BGR bytes."""
@@ -156,6 +158,7 @@ NO_AUGMENT = Augment(
     blur=0.0,
     noise=0.0,
     erase=0.0,
+    mosaic=0.0,
 )
 """Leaves pictures as evaluation sees them."""
 _GREY = (0.114, 0.587, 0.299)

@@ -45,8 +45,6 @@ class Objective(nn.Module):
         self.recipe, self.model, self.task = recipe, model, training_task(recipe.task)
         self._teacher = (teacher,)  # in a tuple, it is no part of this module: neither trained nor saved
         self.methods = methods(recipe.distill) if teacher else ()
-        if "dkd" in self.methods and recipe.task != "classify":
-            raise SpecError(f"dkd wants the one class of a picture; to {recipe.task} take dist, kd, cwd or mgd")
         self.teaches_maps, self.features = needs(self.methods, "maps"), needs(self.methods, "features")
         self.maps = self.teaches_maps or recipe.supervise != "none"
         self.looking = f"looking_{recipe.supervise}"
@@ -100,7 +98,8 @@ class Objective(nn.Module):
         if self.distiller is not None:
             told = Seen(told_NK, {}, None) if told_NK is not None else self._teach(x_BCHW)
             rise = min(1.0, progress / DISTILL_WARMUP)
-            taught = self.distiller(*map(self._rows, (seen, told)), self.task.classes(target))
+            own_NK, told_NK, label_N = self.task.compared(seen.answer, told.answer, target)
+            taught = self.distiller(seen._replace(answer=own_NK), told._replace(answer=told_NK), label_N)
             terms |= {name: rise * term for name, term in taught.items()}
         if not self.log_sigma:
             return terms
@@ -150,9 +149,6 @@ class Objective(nn.Module):
             loss = torch.stack(list(self.task.loss(self.model(leaf_BCHW), target, 0.0).values())).sum()
             (slope_BCHW,) = torch.autograd.grad(loss, leaf_BCHW)
         return (x_BCHW + self.recipe.fgsm / 128 * slope_BCHW.sign()).clamp(-1.0, 127 / 128).detach()
-
-    def _rows(self, seen: Seen) -> Seen:
-        return seen._replace(answer=self.task.logits(seen.answer))
 
     def _teach(self, x_BCHW: Tensor) -> Seen:
         assert self.teacher is not None

@@ -25,6 +25,8 @@ WEIGHTS = "model.safetensors"
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
 ATTRIBUTIONS_FILE = "attributions.json"
+HEAD = "head."
+"""What the paths of a net's head begin with."""
 ZOO_WEIGHTS = Path(__file__).parents[1] / "zoo" / "pico-coord.safetensors"
 
 
@@ -118,7 +120,7 @@ def check(recipe: Recipe) -> None:
 
 
 def start_from(name: str, model: nn.Module) -> None:
-    """Load the weights called `name` into `model`, in place, but for the last layer of other classes and another attention.
+    """Load the weights called `name` into `model`, in place, but for another task's head, other classes and another attention.
 
     Raises:
         DataError: there are no such weights, or they are those of another net.
@@ -134,7 +136,7 @@ def start_from(name: str, model: nn.Module) -> None:
         for key, value in load_file(file).items()
         if key in own and own[key].shape == value.shape
     }
-    needed = {key for key in own if not in_attention(key)}
+    needed = {key for key in own if not in_attention(key) and not key.startswith(HEAD)}
     if len(fitting.keys() & needed) < 0.9 * len(needed):
         raise DataError(
             f"the weights {file} fit {len(fitting)} of the model's {len(own)} tensors; start from the same model, or none"

@@ -66,7 +66,7 @@ def test_a_row_is_a_file_with_that_layer_in_float(
         assert gone
         assert quantized_layers(ladder.files(engine, row.left_float.plan)[1]) == untouched - gone
         saved = found.saved(row)
-        assert saved["top1"] == row.left_float.top1 - found.base.top1
+        assert saved["top1"] == row.left_float.figure - found.base.figure
         assert saved["ms"] is not None
     assert found.noise_ms > 0
     told = found.json()

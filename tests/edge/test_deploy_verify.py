@@ -67,7 +67,7 @@ def test_sound_artefacts_pass(report: Report) -> None:
     assert report.verdict == "passed"
     for result in report.results:
         assert result.n == report.n == 300
-        assert result.top1 == 1.0
+        assert result.figure == 1.0
         assert result.agreement == 1.0
         assert result.flips == ()
         assert result.latency_ms is not None
@@ -112,7 +112,7 @@ def test_a_spoilt_int8_file_fails(tiny_int8_bundle: Bundle, tmp_path: Path) -> N
     assert spoilt.verdict == "failed"
     assert spoilt.gates["loss"]["verdict"] == "failed"
     assert spoilt.gates["loss"]["value"] == pytest.approx(2 / 3)
-    assert spoilt.top1 == spoilt.agreement == pytest.approx(1 / 3)
+    assert spoilt.figure == spoilt.agreement == pytest.approx(1 / 3)
     assert report.verdict == "failed"
     assert of(report, "openvino", "float").verdict == "passed"
 
@@ -140,7 +140,7 @@ def test_attention_that_lies_elsewhere_fails_although_the_answers_are_right(
     model = rewired(tiny.int8_model(), "map_0", mirror)
     bundle = changed(tiny_int8_bundle, tmp_path / "x.edgeattn", int8_onnx=model)
     result = of(verify(bundle, PICTURES, threads=1), "onnxruntime", "int8")
-    assert result.top1 == 1.0
+    assert result.figure == 1.0
     assert result.gates["loss"]["verdict"] == "passed"
     assert result.gates["maps"]["verdict"] == "failed"
     assert result.verdict == "failed"
@@ -215,7 +215,7 @@ def test_outputs_that_are_no_numbers_fail(tiny_int8_bundle: Bundle, tmp_path: Pa
     bundle = changed(tiny_int8_bundle, tmp_path / "x.edgeattn", int8_onnx=model)
     result = of(verify(bundle, PICTURES[:12], threads=1), "onnxruntime", "int8")
     assert result.gates["finite"] == {"verdict": "failed", "pictures": 12}
-    assert result.top1 == 0.0
+    assert result.figure == 0.0
     assert BROKEN not in (-1, 0)
     without_pictures = of(verify(bundle, threads=1), "onnxruntime", "int8")
     assert without_pictures.gates["golden"]["verdict"] == "failed"
@@ -241,7 +241,7 @@ def test_without_pictures_the_golden_inputs_are_checked(tiny_int8_bundle: Bundle
         assert exact["difference"] < 1e-5
         few = of(report, engine, "int8").gates["golden"]
         assert (few["verdict"], few["agreement"], few["needed_n"]) == ("cannot tell", 1.0, 25)
-        assert of(report, engine, "int8").top1 is None
+        assert of(report, engine, "int8").figure is None
 
 
 def test_float_that_differs_from_the_makers_answers_fails(tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_pictures_without_labels_are_judged_by_changed_answers(tiny_int8_bundle:
     unlabelled = [(picture, None) for picture, _ in PICTURES[:90]]
     report = verify(tiny_int8_bundle, unlabelled, threads=1)
     good = of(report, "onnxruntime", "int8")
-    assert good.top1 is None
+    assert good.figure is None
     assert good.gates["flips"]["verdict"] == "passed"
     bundle = changed(tiny_int8_bundle, tmp_path / "x.edgeattn", int8_onnx=tiny.spoilt_int8_model())
     bad = of(verify(bundle, unlabelled, threads=1), "onnxruntime", "int8")
@@ -318,7 +318,7 @@ def test_a_picture_of_none_of_the_labels_is_right_when_rejected(tmp_path: Path) 
     bundle = tiny.bundle(tmp_path / "x.edgeattn", spec=spec)
     grey = np.full((40, 40, 3), 128, np.uint8)
     report = verify(bundle, [*PICTURES[:6], (grey, -1), (grey, 0)], threads=1)
-    assert of(report, "onnxruntime", "float").top1 == pytest.approx(7 / 8)
+    assert of(report, "onnxruntime", "float").figure == pytest.approx(7 / 8)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from edgeattn.deploy.peer import export_peer
 from edgeattn.engines import open_engine
 from edgeattn.engines.choose import golden_agreement
 from edgeattn.engines.fake import FakeEngine
-from edgeattn.errors import DataError, GateError, NameNotFoundError, SpecError
+from edgeattn.errors import DataError, ExtraMissingError, GateError, NameNotFoundError, SpecError
 from edgeattn.imaging import prepare
 from edgeattn.tasks import Detections, decode
 
@@ -166,9 +168,21 @@ def test_a_frames_line_lists_its_boxes(bundle: Bundle, tmp_path: Path) -> None:
     assert not {"label", "smoothed"} & line.keys()
 
 
+def test_without_labels_no_package_is_wanted_and_with_them_it_is_named(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    report = verify(bundle, threads=1)
+    assert report.verdict == "passed"
+    assert [result.agreement for result in report.results] == [1.0, 1.0]
+    unlabelled = verify(bundle, [(picture, None) for picture, _ in shown()], threads=1)
+    assert unlabelled.json()["results"][1] | {"agreement": 1.0, "map50": None} == unlabelled.json()["results"][1]
+    truth = SimpleNamespace(boxes=np.zeros((0, 4)), labels=np.zeros(0, int), crowd=np.zeros(0, bool))
+    with pytest.raises(ExtraMissingError, match=r"pip install 'edgeattn\[detect\]'"):
+        verify(bundle, [(FRAME, truth)], threads=1)
+
+
 def test_what_is_for_classifiers_says_so(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="verify takes classifiers only, and this is a model to detect"):
-        verify(bundle)
     with pytest.raises(SpecError, match="export --peer takes classifiers only"):
         export_peer(bundle, tmp_path / "peer.onnx")
 

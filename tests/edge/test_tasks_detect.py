@@ -32,6 +32,10 @@ def found(outputs: dict[str, Any], spec: Spec = SPEC, size: tuple[int, int] | No
     return answer
 
 
+def same(given: NDArray[Any], wanted: NDArray[Any]) -> float:
+    return agreeing({"boxes": given}, {"boxes": wanted}, SPEC)
+
+
 def plain_suppression(boxes: NDArray[Any], scores: NDArray[Any], classes: NDArray[Any], iou: float) -> list[int]:
     """The definition, a pair at a time: the best first, each taken unless one taken before of its class overlaps it too far."""
     taken: list[int] = []
@@ -174,11 +178,11 @@ def test_answers_agree_by_partners() -> None:
     moved, other = one.copy(), one.copy()
     moved[0, :, :4] += 1
     other[0, 1, 5] = 2
-    assert agreeing(moved, one, SPEC) == 1.0
-    assert agreeing(other, one, SPEC) == 0.0
-    assert agreeing(np.concatenate([one, other]), np.concatenate([one, one]), SPEC) == 0.5
+    assert same(moved, one) == 1.0
+    assert same(other, one) == 0.0
+    assert same(np.concatenate([one, other]), np.concatenate([one, one])) == 0.5
     twice = np.concatenate([one, one], 1)
-    assert agreeing(twice, one, SPEC) == 0.0, "a box has one partner"
+    assert same(twice, one) == 0.0, "a box has one partner"
 
 
 def test_supervision_takes_them() -> None:
@@ -190,3 +194,56 @@ def test_supervision_takes_them() -> None:
     given = answer.supervision()
     np.testing.assert_array_equal(given.xyxy, answer.boxes)
     assert list(given.data["class_name"]) == ["dog"]
+
+
+def disc_prototypes(side: int) -> NDArray[np.float32]:
+    """(1, 2, side, side): above 0 within a circle in the middle of the input; and below 0 there."""
+    places = (np.arange(side) + 0.5) / side - 0.5
+    inside = (0.3**2 - places[:, None] ** 2 - places[None] ** 2).astype(np.float32)
+    return np.stack([inside, -inside])[None]
+
+
+MASKED = Spec("detect", INPUT, LABELS, output="boxes", prototypes="prototypes")
+
+
+@pytest.mark.parametrize("size", [(64, 64), (480, 640), (300, 200)])
+def test_masks_lie_where_their_things_are_in_the_frame(size: tuple[int, int]) -> None:
+    """A circle in the middle of a letterboxed input is one in the middle of the frame, as far as the box reaches."""
+    boxes = proposed(([32, 32, 40, 40], [0.9, 0, 0, 1.0, 0.0]), ([20, 32, 16, 40], [0, 0.8, 0, 0.0, 1.0]))
+    answer = found(boxes | {"prototypes": disc_prototypes(32)}, MASKED, size)
+    assert answer.masks is not None
+    whole = answer.masks.whole()
+    assert whole.shape == (2, *size)
+    x, y, across, down = seen_box(*size, INPUT)
+    rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
+    radius = np.hypot((columns - x) / across - 0.5, (rows - y) / down - 0.5)
+    for mask, box, inside in zip(whole, answer.boxes, (radius < 0.3, radius > 0.3), strict=True):
+        boxed = (columns > box[0]) & (columns < box[2]) & (rows > box[1]) & (rows < box[3])
+        wrong = mask != (inside & boxed)
+        edge = 64 / 32 / min(across, down)
+        assert not wrong[(np.abs(radius - 0.3) > edge) & boxed].any(), "but at the circle's edge"
+    rows_told = told(answer)["detections"]
+    assert len(rows_told[0]["outlines"]) == 1
+    points = np.array(rows_told[0]["outlines"][0])
+    assert np.abs(points.mean(0) - [size[1] / 2, size[0] / 2]).max() < 0.05 * max(size)
+    middle = np.argwhere(whole[0]).mean(0) + 0.5
+    assert np.abs(middle - [y + down / 2, x + across / 2]).max() < 0.1, "no half pixel off"
+    json.dumps(rows_told)
+    frame = np.full((*size, 3), 128, np.uint8)
+    drawn = draw(frame, answer)
+    assert (drawn[size[0] // 2, size[1] // 2] != 128).any(), "the mask lies over its thing"
+
+
+def test_a_detector_of_masks_without_its_prototypes_says_so() -> None:
+    with pytest.raises(SpecError, match=r"gives no prototypes 'prototypes' of masks; import it again"):
+        found(proposed(([32, 32, 40, 40], [0.9, 0, 0, 1.0, 0.0])), MASKED)
+
+
+def test_chosen_boxes_keep_their_masks_and_tracks() -> None:
+    boxes = proposed(([32, 32, 40, 40], [0.9, 0, 0, 1.0, 0.0]), ([20, 32, 16, 40], [0, 0.8, 0, 0.0, 1.0]))
+    answer = found(boxes | {"prototypes": disc_prototypes(16)}, MASKED)
+    second = answer.chosen(np.array([False, True]))
+    assert second.names == ["dog"]
+    assert answer.masks is not None
+    assert second.masks is not None
+    assert (second.masks.whole()[0] == answer.masks.whole()[1]).all()

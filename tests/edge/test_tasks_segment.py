@@ -19,9 +19,8 @@ from edgeattn.bundle import Bundle, load, write
 from edgeattn.camera import Frame, Result
 from edgeattn.camera.lines import Changes
 from edgeattn.camera.model import Model
-from edgeattn.deploy.foreign import metadata
 from edgeattn.engines.fake import FakeEngine
-from edgeattn.errors import DataError, ExtraMissingError, SpecError
+from edgeattn.errors import ExtraMissingError, SpecError
 from edgeattn.imaging import prepare, resize_crop
 from edgeattn.spec import Artefact, InputSpec, Rejection, Spec, Thresholds
 from edgeattn.tasks import Regions, agreeing, decode, draw, segment, told
@@ -124,8 +123,10 @@ def test_answers_agree_where_nearly_all_pixels_do() -> None:
     classes = np.zeros((SIDE, SIDE), np.uint8)
     one, nearly, other = one_hot(classes), classes.copy(), classes.copy()
     nearly[:3], other[:4] = 1, 1
-    assert agreeing(one_hot(nearly), one, SPEC) == 1.0
-    assert agreeing(np.concatenate([one_hot(other), one]), np.concatenate([one, one]), SPEC) == 0.5
+    given = {SPEC.output: one_hot(nearly)}
+    assert agreeing(given, {SPEC.output: one}, SPEC) == 1.0
+    given = {SPEC.output: np.concatenate([one_hot(other), one])}
+    assert agreeing(given, {SPEC.output: np.concatenate([one, one])}, SPEC) == 0.5
 
 
 def test_what_does_not_fit_is_said() -> None:
@@ -232,8 +233,3 @@ def test_a_segmenter_from_elsewhere_is_imported(
     assert [a.gates["parity"]["verdict"] for a in made.artefacts] == ["passed", "passed"]
     assert command(*ask[:-1], "cat,dog", *("--normalise", "0..255", "--channels", "rgb"), monkeypatch=monkeypatch) == 2
     assert "none fits 2 labels" in capsys.readouterr().err.replace("\n", " ")
-
-
-def test_outlines_of_single_things_are_no_map_of_classes() -> None:
-    with pytest.raises(DataError, match="model of ultralytics to segment"):
-        metadata({"task": "segment", "names": "{0: 'cat'}", "imgsz": "[64, 64]"})

@@ -16,7 +16,7 @@ from edgeattn._cv2 import cv2
 from edgeattn.datasets.cards import Cards
 from edgeattn.datasets.coco import read_coco
 from edgeattn.errors import DataError, ExtraMissingError
-from edgeattn.evaluation.detect import average_precision
+from edgeattn.evaluation.detect import average_precision, drawn_map50
 
 
 @dataclass
@@ -173,6 +173,33 @@ def test_a_coco_folder_through_our_reader_scores_as_its_own_json_does(tmp_path: 
     assert scores.map50 > 0.2
 
 
+def with_crowds(n: int, seed: int) -> tuple[list[Seen], list[Seen]]:
+    rng = np.random.default_rng(seed)
+    truths, answers = map(list, zip(*(scene(rng) for _ in range(n)), strict=True))
+    for truth in truths:
+        truth.crowd = rng.random(len(truth.labels)) < 0.2
+    return truths, answers
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_drawn_sets_are_those_that_the_package_would_judge(seed: int) -> None:
+    truths, answers = with_crowds(15, seed)
+    drawn = np.random.default_rng(seed).multinomial(15, np.full(15, 1 / 15), 5)
+    weights = np.concatenate([np.ones((1, 15), np.int64), drawn])
+    for figure, weight in zip(drawn_map50(truths, answers, weights, 3), weights, strict=True):
+        places = np.repeat(np.arange(15), weight)
+        wanted = average_precision([truths[i] for i in places], [answers[i] for i in places], ["a", "b", "c"])
+        assert figure == pytest.approx(wanted.map50, abs=1e-6)
+
+
+def test_nothing_found_and_nothing_there_are_figures_too() -> None:
+    truths, answers = with_crowds(6, 9)
+    weights = np.array([[1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 6]])
+    assert drawn_map50(truths, [Seen()] * 6, weights, 3).tolist() == [0.0, 0.0]
+    truths[5] = Seen()
+    assert math.isnan(drawn_map50(truths, answers, weights, 3)[1])
+
+
 def test_rendered_cards_are_truths() -> None:
     samples = [Cards("test", seed=1, size=48).sample(i) for i in range(4)]
     answers = [Seen(one.boxes, one.labels, np.ones(1, np.float32)) for one in samples]
@@ -197,5 +224,5 @@ def test_what_does_not_fit_is_said(answers: list[Seen], said: str) -> None:
 
 def test_without_the_package_its_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    with pytest.raises(ExtraMissingError, match=r"faster-coco-eval.*pip install 'edgeattn\[train\]'"):
+    with pytest.raises(ExtraMissingError, match=r"faster-coco-eval.*pip install 'edgeattn\[detect\]'"):
         average_precision([Seen()], [Seen()], ["a"])

@@ -34,8 +34,6 @@ Normalisation = tuple[Triple, Triple]
 """RGB mean and divisor on the 0-255 scale."""
 ZERO_TO_ONE: Normalisation = ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
 IMPORTED = "classifiers, detectors of ultralytics' form, and by --task segment what gives logits (1, K, h, w)"
-ULTRALYTICS = ("classify", "detect")
-"""Its tasks that are ours too; what it calls to segment finds the outlines of single things."""
 CLASSIFIERS = ("", "classification", "yolo")
 """Model API's types that may be classifiers: ultralytics writes YOLO for all of its tasks."""
 
@@ -107,7 +105,8 @@ def metadata(told: Mapping[str, str]) -> Metadata:
     """
     if {"task", "names", "imgsz"} <= told.keys():
         task = told["task"]
-        if task not in ULTRALYTICS:
+        task = "detect" if task == "segment" else task  # whose masks belong to boxes
+        if task not in typing.get_args(Task):
             raise DataError(f"this is a model of ultralytics to {task}; this version imports {IMPORTED}")
         names = ast.literal_eval(told["names"])
         labels, side = distinct([names[i] for i in sorted(names)]), ast.literal_eval(told["imgsz"])[0]
@@ -167,6 +166,12 @@ def input_of(graph: Graph, file: Path, imgsz: int | None) -> tuple[InputSpec, bo
     return InputSpec(height or imgsz or 0, width or imgsz or 0, "nchw_f32", name=given.name), nhwc
 
 
+def prototypes_of(graph: Graph) -> str:
+    """Name of a detector's output that holds prototypes of masks; empty where there is none."""
+    fours = [port.name for port in graph.outputs if len(port.shape) == 4]
+    return fours[0] if len(fours) == 1 and len(graph.outputs) == 2 else ""
+
+
 def output_of(graph: Graph, file: Path, classes: int, task: Task = "classify") -> str:
     """Name of the output that holds the logits, of a picture or of its places, or a detector's boxes.
 
@@ -176,7 +181,8 @@ def output_of(graph: Graph, file: Path, classes: int, task: Task = "classify") -
     """
     if task == "detect":
         threes = [port for port in graph.outputs if len(port.shape) == 3]
-        found = [port for port in threes if port.shape[2] == 6 or port.shape[1] == 4 + classes]
+        more = sum(port.shape[1] for port in graph.outputs if port.name == prototypes_of(graph))
+        found = [port for port in threes if port.shape[2] == 6 + more or port.shape[1] == 4 + classes + more]
     elif task == "segment":
         found = [port for port in graph.outputs if len(port.shape) == 4 and port.shape[1] == classes]
     else:

@@ -44,8 +44,8 @@ class Graph(Protocol):
     def integers(self) -> Sequence[str]:
         """What shows that it is quantized already: types of nodes."""
 
-    def keep(self, output: str) -> None:
-        """Give this output alone; a softmax right before it is cut off."""
+    def keep(self, *outputs: str) -> None:
+        """Give these outputs alone; a softmax right before one that stands alone is cut off."""
 
     def fix(self, shape: Sequence[int]) -> None:
         """Work out all sizes from the input's.

@@ -65,11 +65,14 @@ class OnnxGraph:
             if "quantize" in kind.lower() or kind.startswith("QLinear") or kind.endswith("Integer")
         ]
 
-    def keep(self, output: str) -> None:
+    def keep(self, *outputs: str) -> None:
         """As `Graph.keep`."""
         graph = self.model.graph
-        for value in [value for value in graph.output if value.name != output]:
+        for value in [value for value in graph.output if value.name not in outputs]:
             graph.output.remove(value)
+        if len(outputs) > 1:
+            return
+        (output,) = outputs
         last = next((node for node in graph.node if output in node.output), None)
         if last is not None and last.op_type in ("Softmax", "LogSoftmax"):
             graph.node.remove(last)

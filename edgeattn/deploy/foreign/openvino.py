@@ -72,11 +72,14 @@ class IrGraph:
         kinds = [op.get_element_type().get_type_name() for op in weights]
         return quantizers + [f"{kind} weights" for kind in kinds if kind in INTEGERS]
 
-    def keep(self, output: str) -> None:
+    def keep(self, *outputs: str) -> None:
         """As `Graph.keep`."""
         for port, result in zip(self.model.outputs, self.model.get_results(), strict=True):
-            if port.any_name != output:
+            if port.any_name not in outputs:
                 self.model.remove_result(result)
+        if len(outputs) > 1:
+            return
+        (output,) = outputs
         (result,) = self.model.get_results()
         last = result.input_value(0).get_node()
         if last.get_type_name() in ("Softmax", "LogSoftmax"):

@@ -24,6 +24,17 @@ class Mixed(NamedTuple):
     """Where to look, (B, h, w); (B, 0, 0) where nobody tells."""
 
 
+class Compared(NamedTuple):
+    """What two nets answer to the same question, row by row."""
+
+    own: Tensor
+    """Logits of the student, (N, K)."""
+    told: Tensor
+    """Logits of the teacher, (N, K)."""
+    label: Tensor
+    """The true class, (N,)."""
+
+
 class TrainingTask(Protocol):
     """One task. The truth of a picture is what its `View` says: a label, boxes, a map of classes."""
 
@@ -48,11 +59,8 @@ class TrainingTask(Protocol):
     def loss(self, answer: Any, target: Tensor, smoothing: float) -> dict[str, Tensor]:
         """The loss terms by name, of the net's answer in training mode."""
 
-    def logits(self, answer: Any) -> Tensor:
-        """Of an answer, what distillation of answers compares, (N, K)."""
-
-    def classes(self, target: Tensor) -> Tensor:
-        """The class of each row of `logits`, (N,)."""
+    def compared(self, own: Any, told: Any, target: Tensor) -> Compared:
+        """What distillation of answers compares of a student's answer in training and a teacher's."""
 
     def figures(
         self, model: nn.Module, pictures: Sequence[tuple[Picture, Any]], recipe: Recipe, labels: Sequence[str]

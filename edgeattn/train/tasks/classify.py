@@ -18,7 +18,7 @@ from edgeattn.nn.model import build_model
 from edgeattn.train import losses
 from edgeattn.train.loader import FolderViews, evaluation_batches, normalise
 from edgeattn.train.recipe import Recipe
-from edgeattn.train.tasks.base import Mixed
+from edgeattn.train.tasks.base import Compared, Mixed
 
 
 class Classify:
@@ -62,13 +62,9 @@ class Classify:
         """Cross entropy."""
         return {"cross_entropy": losses.soft_cross_entropy(answer, target, smoothing)}
 
-    def logits(self, answer: Tensor) -> Tensor:
-        """The answer."""
-        return answer
-
-    def classes(self, target: Tensor) -> Tensor:
-        """The main class of each picture, (B,)."""
-        return target.argmax(1)
+    def compared(self, own: Tensor, told: Tensor, target: Tensor) -> Compared:
+        """The answers, and the main class of each picture."""
+        return Compared(own, told, target.argmax(1))
 
     def figures(
         self, model: nn.Module, pictures: Sequence[tuple[Picture, Any]], recipe: Recipe, labels: Sequence[str]

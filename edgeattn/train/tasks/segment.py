@@ -28,7 +28,7 @@ from edgeattn.train import losses
 from edgeattn.train.classmaps import MapViews, class_map
 from edgeattn.train.loader import evaluation_batches, normalise
 from edgeattn.train.recipe import Recipe
-from edgeattn.train.tasks.base import Mixed
+from edgeattn.train.tasks.base import Compared, Mixed
 
 PIXELS = 1 << 15
 """Most pixels of a batch that the loss looks at, evenly spread: neighbours say nearly the same, and sorting them takes time."""
@@ -87,13 +87,10 @@ class Segment:
             "lovasz": losses.lovasz_softmax(logits_NK, label_N),
         }
 
-    def logits(self, answer: Tensor) -> Tensor:
-        """A row for every place of the answer, (B h w, K)."""
-        return answer.permute(0, 2, 3, 1).flatten(0, 2)
-
-    def classes(self, target: Tensor) -> Tensor:
-        """None: a place of the answer covers several pixels, which may differ; what wants one class a row is refused."""
-        return target.new_empty(0)
+    def compared(self, own: Tensor, told: Tensor, target: Tensor) -> Compared:
+        """The answers at the pixels that the loss looks at."""
+        own_NK, label_N = pixels(own, target)
+        return Compared(own_NK, pixels(told, target)[0], label_N)
 
     def figures(
         self, model: nn.Module, pictures: Sequence[tuple[Picture, Any]], recipe: Recipe, labels: Sequence[str]
