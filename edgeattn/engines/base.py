@@ -47,6 +47,8 @@ class Counted(NamedTuple):
     """Time of each group in one inference."""
     whole_ms: float
     """Time of one inference of the engine as it is, in turns with the counting."""
+    between_ms: float = 0.0
+    """Of the sum of all groups, what no counter tells: time between the nodes, spread evenly over them."""
 
 
 class Engine(Protocol):

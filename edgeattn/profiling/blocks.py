@@ -65,6 +65,8 @@ class Blocks:
     """In the order of the net."""
     whole_ms: float
     """One inference without any counting, measured in turns with it."""
+    between_ms: float = 0.0
+    """Of the sum of all blocks, time between nodes that the engine does not tell, spread evenly over its nodes."""
 
     @property
     def parts(self) -> dict[str, tuple[float, float]]:
@@ -78,7 +80,7 @@ class Blocks:
 
     @property
     def accounted(self) -> float:
-        """Sum of the parts over the whole; the rest is the call itself, or the counting's own."""
+        """Sum of the parts over the whole; what is missing is the call itself, what is too much the counting's own."""
         return sum(block.ms for block in self.blocks) / self.whole_ms
 
 
@@ -105,7 +107,7 @@ def measure_blocks(bundle: Bundle, engine: Engine, image: Array) -> Blocks:
         )
         for name, ms in counted.ms.items()
     ]  # fmt: skip
-    return Blocks(tuple(blocks), counted.whole_ms)
+    return Blocks(tuple(blocks), counted.whole_ms, counted.between_ms)
 
 
 def group(nodes: Sequence[Layer], reads: Sequence[Sequence[int]], attention: Collection[str]) -> list[str]:

@@ -146,6 +146,10 @@ def notes(report: Report) -> Iterator[str]:
         kinds = {"f32": peak.f32_gops, "bf16": peak.bf16_gops, "int8": peak.int8_gops}
         told = ", ".join(f"{kind} {gops:.0f}" for kind, gops in kinds.items() if gops)
         yield f"the processor's best: {told} billion operations a second, memory {peak.memory_gb_s:.0f} GB/s"
+    spread = [(r.engine, r.precision, r.blocks.between_ms) for r in report.results if r.blocks and r.blocks.between_ms]
+    if spread:
+        told = ", ".join(f"{ms:.3f} ms in {engine} {precision}" for engine, precision, ms in spread)
+        yield f"blocks hold what was counted, and time between the nodes, spread evenly over them: {told}"
     for why in sorted({str(r.more["blocks_missing"]) for r in report.results if "blocks_missing" in r.more}):
         yield f"blocks are not told: {why}"
     for engine, precision, why in report.skipped:

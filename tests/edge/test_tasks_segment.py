@@ -19,6 +19,7 @@ from edgeattn.bundle import Bundle, load, write
 from edgeattn.camera import Frame, Result
 from edgeattn.camera.lines import Changes
 from edgeattn.camera.model import Model
+from edgeattn.deploy.foreign import metadata
 from edgeattn.engines.fake import FakeEngine
 from edgeattn.errors import ExtraMissingError, SpecError
 from edgeattn.imaging import prepare, resize_crop
@@ -236,3 +237,8 @@ def test_a_segmenter_from_elsewhere_is_imported(
     assert [a.gates["parity"]["verdict"] for a in made.artefacts] == ["passed", "passed"]
     assert command(*ask[:-1], "cat,dog", *("--normalise", "0..255", "--channels", "rgb"), monkeypatch=monkeypatch) == 2
     assert "none fits 2 labels" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_outlines_of_single_things_are_no_map_of_classes() -> None:
+    """What ultralytics calls to segment gives boxes, each with its mask."""
+    assert metadata({"task": "segment", "names": "{0: 'cat'}", "imgsz": "[64, 64]"}).task == "detect"
