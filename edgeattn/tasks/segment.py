@@ -105,7 +105,8 @@ def decode(outputs: Mapping[str, NDArray[Any]], spec: Spec, size: tuple[int, int
     logits_Khw = logits[0].astype(np.float32, copy=False)
     height, width = size or (spec.input.height, spec.input.width)
     class_map = _framed(best(logits_Khw, (spec.input.height, spec.input.width)), spec.input, (height, width))
-    shares = np.bincount(class_map.ravel(), minlength=IGNORE + 1)[:classes] / class_map.size
+    pixels = cv2.calcHist([class_map], [0], None, [IGNORE + 1], [0, IGNORE + 1]).ravel()[:classes]
+    shares = pixels.astype(np.float64) / class_map.size
     return Regions(class_map, shares, _score(logits_Khw), spec.labels)
 
 
