@@ -142,10 +142,10 @@ class Spec:
     def __post_init__(self) -> None:
         if self.task not in typing.get_args(Task):
             raise SpecError(f"task is {self.task!r}; this version knows {', '.join(typing.get_args(Task))}")
-        if len(self.labels) < 2 and self.task == "classify":
-            raise SpecError(f"labels has {len(self.labels)} entries; a classifier needs two at least")
+        if len(self.labels) < 2 and self.task != "detect":
+            raise SpecError(f"labels has {len(self.labels)} entries; a model to {self.task} needs two at least")
         if not self.labels:
-            raise SpecError(f"labels is empty; a model to {self.task} needs one at least")
+            raise SpecError("labels is empty; a detector needs one at least")
         if (self.task != "detect" and self.thresholds) or (self.task != "classify" and self.rejection):
             raise SpecError(f"{'thresholds' if self.thresholds else 'rejection'} has no meaning for task {self.task}")
         if len(set(self.labels)) != len(self.labels):

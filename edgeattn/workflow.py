@@ -193,7 +193,6 @@ def export_run(trained: Trained, data: TrainingData, path: Path, *, opset: int =
         task=trained.recipe.task,
         input=trained.recipe.input,
         mechanism=trained.recipe.attention,
-        thresholds=getattr(trained.model, "thresholds", None),
         provenance=told,
         opset=opset,
     )

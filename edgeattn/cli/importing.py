@@ -1,4 +1,4 @@
-"""`edgeattn import`: somebody else's classifier or detector becomes a bundle."""
+"""`edgeattn import`: somebody else's model becomes a bundle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def import_(
     data: Annotated[
         Path,
         typer.Option(
-            help="Class folders named after labels, or a .csv of file and index (or label); for a detector any folder of pictures."
+            help="Class folders named after labels, or a .csv of file and index (or label); for boxes or masks any pictures."
         ),
     ],
     labels: Annotated[
@@ -41,11 +41,13 @@ def import_(
     channels: Annotated[str, typer.Option(help="rgb or bgr; default: likewise.")] = "",
     imgsz: Annotated[int | None, typer.Option(help="Side of the input, where the file leaves it open.")] = None,
     crop: Annotated[float, typer.Option(help="Central crop, as in 0.875 for 224 of 256.")] = 1.0,
-    task: Annotated[str, typer.Option(help="classify or detect; default: what the file says, else classify.")] = "",
+    task: Annotated[
+        str, typer.Option(help="classify, detect or segment; default: what the file says, else classify.")
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="The bundle; default: MODEL.edgeattn beside it.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
 ) -> None:
-    """Make a bundle of an ONNX or OpenVINO classifier or detector from elsewhere, checked through both engines.
+    """Make a bundle of an ONNX or OpenVINO classifier, detector or segmenter from elsewhere, checked through both engines.
 
     How it wants its pictures is read from the file (ultralytics, Model API), or found by trying what gives most right answers.
     """
@@ -59,19 +61,20 @@ def import_(
     from edgeattn.spec import to_json
 
     told = metadata(read_graph(model_file(model)).told)
-    names, detects = read_labels(labels) if labels else told.labels, "detect" in (task, told.task)
-    if not names and data.is_dir() and not detects:
+    names = read_labels(labels) if labels else told.labels
+    classifies = (task or told.task or "classify") == "classify"
+    if not names and data.is_dir() and classifies:
         names = tuple(sorted((folder.name for folder in class_folders(data)), key=natural))
     if not names:
         raise DataError(f"{model} does not name its classes; give them with --labels (a file, a line each)")
     if not labels:
         say(f"labels: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
-    if detects:
+    if classifies:
+        samples = [(sample.path, sample.label) for sample in labelled_pictures(data, names)]
+    else:
         samples = [(path, -1) for path in list_pictures(data)]
         if not samples:
-            raise DataError(f"{data} holds no pictures; a detector is checked on a folder of some: --data DIR")
-    else:
-        samples = [(sample.path, sample.label) for sample in labelled_pictures(data, names)]
+            raise DataError(f"{data} holds no pictures; a model is checked on a folder of some: --data DIR")
     chosen = [samples[i] for i in np.random.default_rng(0).permutation(len(samples))[:TRIED]]
     pictures = [(read_picture(path), label) for path, label in chosen]
     found = import_model(
@@ -95,7 +98,7 @@ def import_(
          "failures": dict(found.failures or {}), "spec": to_json(found.bundle.spec)},
     )  # fmt: skip
     path = found.bundle.path
-    say(f"next:  edgeattn {f'run {path} --source 0' if detects else f'quantize {path} --data {data}'}")
+    say(f"next:  edgeattn {f'quantize {path} --data {data}' if classifies else f'run {path} --source 0'}")
 
 
 def _table(tried: Sequence[Tried], pictures: int) -> Table:

@@ -28,7 +28,7 @@ from edgeattn.deploy.parity import PARITY, first_fault, parity
 from edgeattn.deploy.rewrite import rewrite
 from edgeattn.errors import DataError, EdgeAttnError, GateError
 from edgeattn.imaging import Picture, prepare
-from edgeattn.spec import Artefact, InputSpec, MapSpec, Rejection, Spec, Task, Thresholds
+from edgeattn.spec import Artefact, InputSpec, MapSpec, Rejection, Spec, Task
 
 EXPORTERS = ("dynamo", "torchscript")
 """torch's exporters, in the order in which they are tried."""
@@ -72,7 +72,6 @@ def export(
     input: InputSpec | None = None,
     mechanism: str = "",
     rejection: Rejection | None = None,
-    thresholds: Thresholds | None = None,
     provenance: Mapping[str, Any] | None = None,
     opset: int = OPSET,
 ) -> Bundle:
@@ -80,7 +79,7 @@ def export(
 
     Args:
         model: (B, 3, H, W), normalised by (x - 128) / 128, -> one tensor, as the task's file in `tasks` reads it; with
-            `attend`, its maps become outputs.
+            `attend`, its maps become outputs; a detector's `thresholds` go into the bundle.
         path: the bundle's folder; its name gets the ending `.edgeattn` where it lacks one.
         labels: names of the classes, in the order of the answer's channels.
         imgsz: side of a square input that shows the middle of the frame, in pixels; in place of `input`.
@@ -89,7 +88,6 @@ def export(
         pictures: real pictures of any size, (H, W, 3) BGR bytes; parity is measured on them and they become the golden inputs.
         mechanism: name of the attention, for the maps.
         rejection: when the answer is `none of these`.
-        thresholds: which boxes are told.
         provenance: what bundle.json says of data, weights, licence and recipe.
         opset: of ONNX; `OPSET` is the highest that all engines read, some toolchains read less.
 
@@ -106,7 +104,7 @@ def export(
     deployed = Deployed(model)
     spec = Spec(
         task, input or InputSpec(imgsz, imgsz), tuple(labels), "boxes" if task == "detect" else "logits",
-        rejection=rejection, thresholds=thresholds,
+        rejection=rejection, thresholds=getattr(deployed.model, "thresholds", None),
     )  # fmt: skip
     paths = deployed.map_paths((spec.input.height, spec.input.width))
     maps = tuple(MapSpec("map_" + path.replace(".", "_"), path, mechanism) for path in paths)

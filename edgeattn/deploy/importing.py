@@ -43,7 +43,7 @@ from edgeattn.tasks import agreeing, decode, parts
 
 GOLDEN_PICTURES = 50
 GOLDEN_FRAMES = 10
-"""Of a detector, whose inputs and outputs are large."""
+"""Of detectors and segmenters, whose inputs and outputs are large."""
 TRIED = 100
 """Labelled pictures on which normalisations are tried."""
 PARITY = 1e-3
@@ -101,21 +101,21 @@ def import_model(
     task: str = "",
     provenance: Mapping[str, Any] | None = None,
 ) -> Imported:
-    """Make a bundle of a classifier's or a detector's file and check it through the engines that read it.
+    """Make a bundle of a classifier's, a detector's or a segmenter's file and check it through the engines that read it.
 
     Args:
         model: `.onnx`, or `.xml` with its `.bin`, or the folder of that: one input of one picture, (1, 3, H, W) or
-            (1, H, W, 3), float; among its outputs one of (1, K), or of a detector's forms (see `tasks.detect`). Sizes
-            that are left open need `imgsz`.
+            (1, H, W, 3), float; among its outputs one of (1, K), of a detector's forms (see `tasks.detect`), or of
+            (1, K, h, w). Sizes that are left open need `imgsz`.
         path: the bundle's folder; its name gets the ending `.edgeattn` where it lacks one.
-        pictures: labelled pictures, (H, W, 3) BGR bytes; a label's place is that in `labels`, and of no account to a
-            detector. The first ones become golden.
+        pictures: labelled pictures, (H, W, 3) BGR bytes; a label's place is that in `labels`, and of no account to
+            detectors and segmenters. The first ones become golden.
         labels: names of the classes; empty: the file's metadata tell (ultralytics, Model API).
         normalisation: of `NORMALISATIONS`; empty: what the metadata tell, else what gives the most right answers.
         channels: rgb or bgr; likewise.
         imgsz: side of the square input where the file leaves it open.
-        crop: side of the central crop as a fraction of the largest one; a detector is shown the whole frame.
-        task: classify or detect; empty: what the metadata tell, else classify.
+        crop: side of the central crop as a fraction of the largest one; detectors and segmenters are shown the whole frame.
+        task: classify, detect or segment; empty: what the metadata tell, else classify.
         provenance: what bundle.json says of data, weights, licence.
 
     Raises:
@@ -131,7 +131,7 @@ def import_model(
     spec_input, nhwc = input_of(graph, file, imgsz or told.imgsz)
     spec_input = replace(spec_input, crop=crop)
     does = _task(task, told.task, file)
-    if does == "detect":
+    if does != "classify":
         spec_input = replace(spec_input, fit="letterbox", interpolation="linear")
     prototypes = prototypes_of(graph) if does == "detect" else ""
     spec = Spec(does, spec_input, names, output_of(graph, file, len(names), does), prototypes=prototypes)
@@ -149,7 +149,7 @@ def import_model(
     tried: tuple[Tried, ...] = ()
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         if len(ways) * len(orders) > 1:
-            if does == "detect":
+            if does != "classify":
                 raise DataError(
                     f"{file} does not say how it wants its pictures; tell it with --normalise and --channels"
                 )

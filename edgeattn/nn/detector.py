@@ -25,6 +25,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from edgeattn.nn.backbone import Backbone, Block, Slot, slot_attention
 from edgeattn.nn.layers import ConvNorm, fold
 from edgeattn.nn.model import Net, build_backbone
+from edgeattn.spec import Thresholds
 
 LEVELS = 3
 """Strides at which boxes are proposed."""
@@ -213,6 +214,8 @@ class Detector(Net):
     """Boxes and scores (B, 4 + K, A), many places for nothing and one for each thing; see `tasks.detect`."""
 
     head: DetectionHead
+    thresholds = Thresholds(iou=1.0)
+    """Which boxes are told: nothing is suppressed, since there is one for each thing."""
 
     def __init__(self, classes: int, *, size: str = "pico", attention: str = "none", imgsz: int = 416) -> None:
         """Build it on a backbone named as `build_backbone` takes it; `imgsz` is the longer side of the input, in pixels."""

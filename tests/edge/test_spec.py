@@ -34,7 +34,7 @@ def test_an_artefact_comes_back_from_json_as_it_was() -> None:
     ("change", "said"),
     [
         ({"unheard": 1}, "unknown field 'unheard'"),
-        ({"task": "segment"}, "task is 'segment'"),
+        ({"task": "caption"}, "task is 'caption'"),
         ({"labels": ["one"]}, "needs two at least"),
         ({"labels": ["same", "same"]}, "the same name twice"),
         ({"labels": "cat"}, "labels must be a list, not str"),

@@ -15,10 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 from test_detector import command
 
 from edgeattn._cv2 import cv2
-from edgeattn.bundle import Bundle, write
+from edgeattn.bundle import Bundle, load, write
 from edgeattn.camera import Frame, Result
 from edgeattn.camera.lines import Changes
 from edgeattn.camera.model import Model
+from edgeattn.deploy.foreign import metadata
 from edgeattn.engines.fake import FakeEngine
 from edgeattn.errors import ExtraMissingError, SpecError
 from edgeattn.imaging import prepare, resize_crop
@@ -115,6 +116,9 @@ def test_regions_are_coloured_and_background_is_not() -> None:
     inside = drawn[30:90, 60:290].astype(int)
     tint = 2 * inside - picture[30:90, 60:290]
     assert np.ptp(tint, axis=(0, 1)).max() <= 2, "half of it is one colour"
+    assert np.abs(draw(picture, answer, 0.0)[:200].astype(int) - picture[:200]).max() <= 1, (
+        "the opacity is what is asked for"
+    )
     assert (drawn[-12:, :60] != picture[-12:, :60]).any(), "a legend stands at the lower left"
     assert draw(picture[:20, :20].copy(), seen(one_hot(classes[20:40, 50:70]), size=(20, 20))).shape == (20, 20, 3)
 
@@ -151,9 +155,8 @@ def test_regions_are_handed_over() -> None:
     assert len(seen(one_hot(np.zeros((8, 8)))).supervision()) == 0
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A real segmenter: the mean colour of each 4 x 4 cell; grey is background."""
+def graph(*, floats: bool = False) -> onnx.ModelProto:
+    """A real segmenter: the mean colour of each 4 x 4 cell; grey is background. With `floats` it takes (1, 3, H, W), 0 to 255."""
     weights: dict[str, Any] = {
         "opponents": np.array([[0, 0, 0], [2, -1, -1], [-1, 2, -1], [-1, -1, 2]], np.float32)[..., None, None] / 128,
         "bias": np.array([1, 0, 0, 0], np.float32),
@@ -164,19 +167,27 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         helper.make_node("AveragePool", ["planes"], ["cells"], kernel_shape=[4, 4], strides=[4, 4]),
         helper.make_node("Conv", ["cells", "opponents", "bias"], ["logits"]),
     ]
-    graph = helper.make_graph(
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, SIDE, SIDE, 3])
+    if floats:
+        nodes, image = nodes[2:], helper.make_tensor_value_info("planes", TensorProto.FLOAT, [1, 3, SIDE, SIDE])
+    made = helper.make_graph(
         nodes,
         "tiny_segmenter",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, SIDE, SIDE, 3])],
+        [image],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 4, SIDE // 4, SIDE // 4])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(made, full_check=True)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     gates = {"parity": {"verdict": "passed", "n": 1}}
     artefacts = tuple(Artefact("float.onnx", name, "float", gates=gates) for name in ("onnxruntime", "openvino"))
     folder = tmp_path_factory.mktemp("segmenter") / "m.edgeattn"
-    return write(Bundle(folder, SPEC, artefacts), {"float.onnx": made.SerializeToString()})
+    return write(Bundle(folder, SPEC, artefacts), {"float.onnx": graph().SerializeToString()})
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
@@ -207,3 +218,27 @@ def test_changes_are_those_of_the_kinds_of_regions(bundle: Bundle) -> None:
         event = changes(Result(frame, found, found, {}, 0, 0, {}, 0, model))
         events += [(event["from"], event["to"])] if event else []
     assert events == [(None, "nothing"), ("nothing", "red"), ("red", "blue")]
+
+
+def test_a_segmenter_from_elsewhere_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, pictures = tmp_path / "m.onnx", tmp_path / "pictures"
+    onnx.save(graph(floats=True), file)
+    pictures.mkdir()
+    for i in range(3):
+        cv2.imwrite(str(pictures / f"{i}.png"), painted(blocks(48, 64, i)))
+    ask = ("import", file, "--data", pictures, "--task", "segment", "--labels", ",".join(LABELS))
+    assert command(*ask, monkeypatch=monkeypatch) == 2
+    assert "tell it with --normalise and --channels" in capsys.readouterr().err.replace("\n", " ")
+    assert command(*ask, "--normalise", "0..255", "--channels", "rgb", monkeypatch=monkeypatch) == 0
+    made = load(tmp_path / "m.edgeattn")
+    assert (made.spec.task, made.spec.input.fit, made.spec.labels) == ("segment", "letterbox", LABELS)
+    assert [a.gates["parity"]["verdict"] for a in made.artefacts] == ["passed", "passed"]
+    assert command(*ask[:-1], "cat,dog", *("--normalise", "0..255", "--channels", "rgb"), monkeypatch=monkeypatch) == 2
+    assert "none fits 2 labels" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_outlines_of_single_things_are_no_map_of_classes() -> None:
+    """What ultralytics calls to segment gives boxes, each with its mask."""
+    assert metadata({"task": "segment", "names": "{0: 'cat'}", "imgsz": "[64, 64]"}).task == "detect"

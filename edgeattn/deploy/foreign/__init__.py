@@ -33,7 +33,9 @@ Triple = tuple[float, float, float]
 Normalisation = tuple[Triple, Triple]
 """RGB mean and divisor on the 0-255 scale."""
 ZERO_TO_ONE: Normalisation = ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
-IMPORTED = "classifiers, and detectors of ultralytics' form"
+IMPORTED = "classifiers, detectors of ultralytics' form (with masks, too), and by --task segment what gives logits (1, K, h, w)"
+ULTRALYTICS = ("classify", "detect")
+"""Its tasks that are ours too; what it calls to segment is a detector that gives masks (see `tasks.instances`)."""
 CLASSIFIERS = ("", "classification", "yolo")
 """Model API's types that may be classifiers: ultralytics writes YOLO for all of its tasks."""
 
@@ -106,7 +108,7 @@ def metadata(told: Mapping[str, str]) -> Metadata:
     if {"task", "names", "imgsz"} <= told.keys():
         task = told["task"]
         task = "detect" if task == "segment" else task  # whose masks belong to boxes
-        if task not in typing.get_args(Task):
+        if task not in ULTRALYTICS:
             raise DataError(f"this is a model of ultralytics to {task}; this version imports {IMPORTED}")
         names = ast.literal_eval(told["names"])
         labels, side = distinct([names[i] for i in sorted(names)]), ast.literal_eval(told["imgsz"])[0]
@@ -173,10 +175,11 @@ def prototypes_of(graph: Graph) -> str:
 
 
 def output_of(graph: Graph, file: Path, classes: int, task: Task = "classify") -> str:
-    """Name of the output that holds the logits, or a detector's boxes.
+    """Name of the output that holds the logits, of a picture or of its places, or a detector's boxes.
 
     Raises:
-        DataError: none, or more than one, has a number for each class, or one of a detector's forms (see `tasks.detect`).
+        DataError: none, or more than one, has a number for each class, or one of the forms that `tasks.detect` and
+            `tasks.segment` tell.
     """
     if task == "detect":
         threes = [port for port in graph.outputs if len(port.shape) == 3]
