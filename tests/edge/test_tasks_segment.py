@@ -116,6 +116,9 @@ def test_regions_are_coloured_and_background_is_not() -> None:
     inside = drawn[30:90, 60:290].astype(int)
     tint = 2 * inside - picture[30:90, 60:290]
     assert np.ptp(tint, axis=(0, 1)).max() <= 2, "half of it is one colour"
+    assert np.abs(draw(picture, answer, 0.0)[:200].astype(int) - picture[:200]).max() <= 1, (
+        "the opacity is what is asked for"
+    )
     assert (drawn[-12:, :60] != picture[-12:, :60]).any(), "a legend stands at the lower left"
     assert draw(picture[:20, :20].copy(), seen(one_hot(classes[20:40, 50:70]), size=(20, 20))).shape == (20, 20, 3)
 
