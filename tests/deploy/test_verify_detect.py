@@ -23,6 +23,7 @@ from edgeattn.deploy.results import Report, Result
 from edgeattn.deploy.verify import verify
 from edgeattn.errors import DataError
 from edgeattn.imaging import prepare
+from edgeattn.workflow import outside_data
 
 PICTURES = squares.pictures(60, seed=3)
 CALIBRATION = [picture for picture, _ in squares.pictures(34, seed=1)]
@@ -189,3 +190,23 @@ def test_an_imported_detector_is_measured_where_boxes_are_known(
     assert all(0.0 <= row["map50"] < 0.5 for row in rows), "its boxes are whole cells, the squares lie anywhere"
     with pytest.raises(DataError, match="the class red, green, blue, which is no label"):
         import_(file, data=folder, out=tmp_path / "made", labels="a,b,c")
+
+
+def test_pictures_for_a_detector_from_elsewhere_calibrate_or_measure_never_both(tmp_path: Path) -> None:
+    bundle, root = squares.bundle(tmp_path / "b.edgeattn"), squares.folder(tmp_path / "flat", 50, seed=2)
+    data = outside_data(bundle, root)
+    assert data.calibration is not None
+    drawn = {data.calibration.root / file for file in data.calibration.files}
+    measured = {one.path for one in data.validation.samples}  # type: ignore[attr-defined]
+    assert (len(drawn), len(measured), drawn & measured) == (32, 18, set())
+    picture, truth = data.validation[0]
+    assert picture.shape == (480, 640, 3)
+    assert set(truth.labels) <= {0, 1, 2}
+    for part, n in (("train", 40), ("val", 9)):
+        squares.folder(tmp_path / "parts" / part, n, seed=3)
+    whole = tmp_path / "parts"
+    (whole / "data.yaml").write_text(f"names: {list(squares.LABELS)}\ntrain: train/images\nval: val/images\n")
+    data = outside_data(bundle, whole)
+    assert data.calibration is not None
+    assert all(file.startswith("train/") for file in data.calibration.files)
+    assert len(data.validation) == 9
