@@ -152,7 +152,7 @@ def test_figures_are_of_the_boxes_that_the_edge_decodes() -> None:
     assert all(math.isnan(value) for value in task.figures(Told([[*right, 0, 0, 0]]), [], RECIPE, LABELS).values())
 
 
-@pytest.mark.parametrize("method", ["cwd", "mgd", "dist", "dkd", "cwd+maps"])
+@pytest.mark.parametrize("method", ["cwd", "mgd", "dist", "cwd+maps"])
 def test_a_detector_teaches_another(cards: CardPictures, method: str) -> None:
     x, target, where = batch(cards)
     torch.manual_seed(0)

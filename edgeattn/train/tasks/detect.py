@@ -10,24 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeattn.datasets.annotated import Annotated
 from edgeattn.datasets.cards import CardSample
 from edgeattn.errors import DataError, NameNotFoundError, SpecError
-from edgeattn.evaluation.detect import Truth, average_precision
+from edgeattn.evaluation.detect import Truth
+from edgeattn.evaluation.judge import DetectJudge
 from edgeattn.imaging import Picture, prepare
 from edgeattn.nn.backbone import SIZES
 from edgeattn.nn.detector import BINS, LEVELS, Answer, Detector, Proposals
 from edgeattn.nn.model import OTHERS, build_model
-from edgeattn.spec import Spec, Thresholds
-from edgeattn.tasks import detect as edge
+from edgeattn.spec import Spec
+from edgeattn.tasks import Detections
 from edgeattn.train.assignment import around, assign, ciou, distribution_focal
 from edgeattn.train.boxes import Boxes, BoxViews, true_boxes
 from edgeattn.train.loader import normalise
@@ -40,8 +39,6 @@ MANY = 10
 """Places that learn a box, of the one-to-many head."""
 PADDING = -1
 """Label of what fills up a picture's boxes."""
-ALL = Thresholds(confidence=0.001, iou=1.0)
-"""For figures: whatever is found at all, and nothing suppressed."""
 FAINTEST = 1e-4
 """Least score of a teacher, whose logit is taken back from it."""
 BATCH = 16
@@ -134,37 +131,26 @@ class Detect:
         """`map50` and `map` (0.5 to 0.95), 0 to 1, of boxes as the edge decodes them."""
         if not len(pictures):
             return {"map50": math.nan, "map": math.nan}
-        truths, found = [], []
-        for truth, boxes in _judged(model, pictures, recipe, labels):
-            truths.append(truth)
-            found.append(boxes)
-        precision = average_precision(truths, found, labels)
-        return {"map50": precision.map50, "map": precision.map}
+        thresholds = getattr(model, "thresholds", None)
+        spec = Spec("detect", recipe.input, tuple(labels), output="boxes", thresholds=thresholds)
+        judge = DetectJudge(spec)
+        return judge.figures([judge.marks(truth, found) for truth, found in _found(model, pictures, judge)])
 
 
-class _Found(NamedTuple):
-    """As `evaluation.detect.Found`."""
-
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    scores: NDArray[np.float32]
-
-
-def _judged(
-    model: nn.Module, pictures: Sequence[tuple[Picture, Truth]], recipe: Recipe, labels: Sequence[str]
-) -> Iterator[tuple[Truth, _Found]]:
+def _found(
+    model: nn.Module, pictures: Sequence[tuple[Picture, Truth]], judge: DetectJudge
+) -> Iterator[tuple[Truth, Detections]]:
     """What is there and what is found, picture by picture, each read once."""
-    spec = Spec("detect", recipe.input, tuple(labels), output="boxes", thresholds=ALL)
     device = next(model.parameters()).device
     model.eval()
     for start in range(0, len(pictures), BATCH):
         held = [pictures[i] for i in range(start, min(start + BATCH, len(pictures)))]
-        seen = torch.from_numpy(np.concatenate([prepare(picture, spec.input) for picture, _ in held]))
+        seen = torch.from_numpy(np.concatenate([prepare(picture, judge.spec.input) for picture, _ in held]))
         with torch.inference_mode():
             answers = model(normalise(seen.to(device))).float().cpu().numpy()
         for i, (picture, truth) in enumerate(held):
-            boxes = edge.decode({spec.output: answers[i : i + 1]}, spec, (picture.shape[0], picture.shape[1]))
-            yield truth, _Found(boxes.boxes, boxes.indices, boxes.scores)
+            size = (picture.shape[0], picture.shape[1])
+            yield judge.truth(truth, picture), judge.answer({judge.spec.output: answers[i : i + 1]}, size)
 
 
 def _middle_places(answer: Answer, target: Tensor) -> Tensor:
