@@ -1,4 +1,4 @@
-"""A real detector for tests, without torch and without training: squares of three colours, anywhere on grey.
+"""A real detector and a segmenter for tests, without torch and without training: squares of three colours, anywhere on grey.
 
 Its weights are written by hand. On 16 x 16 pixels a convolution measures how far each colour covers them; from there one
 convolution sums the cover to the left, above, to the right and below, which is the way to a square's edges (the box branch),
@@ -26,6 +26,7 @@ from edgeattn.spec import Artefact, InputSpec, Spec
 LABELS = ("red", "green", "blue")
 SIDE, STRIDE = 640, 16
 CELLS = SIDE // STRIDE
+REGIONS = Spec("segment", InputSpec(SIDE, SIDE, fit="letterbox"), ("background", *LABELS))
 SPEC = Spec("detect", InputSpec(SIDE, SIDE, fit="letterbox"), LABELS, output="boxes")
 REACH = 5
 """Cells on each side that a box is summed over: half of the largest square."""
@@ -38,10 +39,18 @@ class Squares:
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
+    shape: tuple[int, int] = (480, 640)
+
+    def class_map(self) -> NDArray[np.uint8]:
+        """The class of every pixel, 0 the background."""
+        classes = np.zeros(self.shape, np.uint8)
+        for label, (left, top, right, low) in zip(self.labels, self.boxes.astype(int).tolist(), strict=True):
+            classes[top:low, left:right] = label + 1
+        return classes
 
 
 def pictures(n: int, seed: int = 0, height: int = 480, width: int = 640) -> list[tuple[Picture, Squares]]:
-    """`n` grey pictures with one to four squares of 50 to 140 pixels that do not touch, each with its truth."""
+    """`n` grey pictures with one to four squares of 64 to 140 pixels that do not touch, each with its truth."""
     rng = np.random.default_rng(seed)
     return [_picture(rng, height, width) for _ in range(n)]
 
@@ -53,7 +62,7 @@ def _picture(rng: np.random.Generator, height: int, width: int) -> tuple[Picture
     labels = []
     for _ in range(int(rng.integers(1, 5))):
         for _ in range(50):
-            side = int(rng.integers(50, 141))
+            side = int(rng.integers(64, 141))
             x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
             if all(x > r + 40 or x + side < n - 40 or y > s + 40 or y + side < m - 40 for n, m, r, s in boxes):
                 break
@@ -65,7 +74,7 @@ def _picture(rng: np.random.Generator, height: int, width: int) -> tuple[Picture
         boxes.append((x, y, x + side, y + side))
         labels.append(label)
     found = np.array(boxes, np.float32).reshape(-1, 4)
-    return picture, Squares(found, np.array(labels, np.int64), np.zeros(len(labels), bool))
+    return picture, Squares(found, np.array(labels, np.int64), np.zeros(len(labels), bool), (height, width))
 
 
 def folder(root: Path, n: int, seed: int = 0) -> Path:
@@ -84,9 +93,24 @@ def folder(root: Path, n: int, seed: int = 0) -> Path:
     return root
 
 
+def masks(root: Path, n: int, seed: int = 0) -> Path:
+    """The same as a folder of masks."""
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "classes.txt").write_text("\n".join(REGIONS.labels) + "\n")
+    for i, (picture, truth) in enumerate(pictures(n, seed)):
+        cv2.imwrite(str(root / "images" / f"{i:03d}.png"), picture)
+        cv2.imwrite(str(root / "masks" / f"{i:03d}.png"), truth.class_map())
+    return root
+
+
 @functools.cache
-def float_model() -> bytes:
-    """The detector as ONNX, its nodes named by where they are, as our exporter names them."""
+def float_model(*, loud: bool = False, regions: bool = False) -> bytes:
+    """The detector as ONNX, its nodes named by where they are, as our exporter names them.
+
+    With `loud` the box branch has a fifth channel, a thousand times as strong, that nobody reads: one scale for all of its
+    channels leaves the edges nothing. With `regions` it is the segmenter.
+    """
     nodes, weights = [], {}
 
     def node(path: str, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -108,16 +132,25 @@ def float_model() -> bytes:
         "stem", "Conv", [x, weight("stem.w", kernel), weight("stem.b", np.zeros(3))], "colours", strides=[STRIDE] * 2
     )
     x = node("stem", "Clip", [x, weight("none", 0.0), weight("whole", 1.0)], "cover")
+    if regions:
+        mixed = np.concatenate([np.zeros((1, 3)), np.eye(3)]).reshape(4, 3, 1, 1)
+        own = [x, weight("mixed.w", mixed), weight("mixed.b", [0.5, 0.0, 0.0, 0.0])]
+        node("head", "Conv", own, "logits")
+        return _written(nodes, weights, REGIONS, [1, 4, CELLS, CELLS])
     reach = np.zeros((4, 3, 2 * REACH + 1, 2 * REACH + 1))
     reach[0, :, REACH, :REACH], reach[1, :, :REACH, REACH] = 1.0, 1.0
     reach[2, :, REACH, REACH + 1 :], reach[3, :, REACH + 1 :, REACH] = 1.0, 1.0
     reach[:, :, REACH, REACH] = 0.5
-    own = [x, weight("boxes.w", reach), weight("boxes.b", np.zeros(4))]
+    reach = np.concatenate([reach, 1000 * reach[:1]]) if loud else reach
+    own = [x, weight("boxes.w", reach), weight("boxes.b", np.zeros(len(reach)))]
     edges = node("head.boxes", "Conv", own, "edges", pads=[REACH] * 4)
+    if loud:
+        bounds = [weight(name, [value], np.int64) for name, value in (("first", 0), ("fifth", 4), ("axis", 1))]
+        edges = node("head", "Slice", [edges, *bounds], "quiet")
     classes = np.zeros((3, 3, 3, 3))
     for k in range(3):
-        classes[k, k] = 12 / 9
-    own = [x, weight("classes.w", classes), weight("classes.b", np.full(3, -5.0))]
+        classes[k, k] = 30 / 9
+    own = [x, weight("classes.w", classes), weight("classes.b", np.full(3, -24.0))]
     logits = node("head.classes", "Conv", own, "logits", pads=[1] * 4)
     edges = node("head", "Reshape", [edges, weight("four", [1, 4, -1], np.int64)], "flat_edges")
     logits = node("head", "Reshape", [logits, weight("three", [1, 3, -1], np.int64)], "flat_logits")
@@ -131,10 +164,14 @@ def float_model() -> bytes:
     boxes = node("head", "Concat", [middle, size], "in_cells", axis=1)
     boxes = node("head", "Mul", [boxes, weight("stride", float(STRIDE))], "in_pixels")
     node("head", "Concat", [boxes, node("head", "Sigmoid", [logits], "scores")], "boxes", axis=1)
+    return _written(nodes, weights, SPEC, [1, 7, CELLS**2])
+
+
+def _written(nodes: list[onnx.NodeProto], weights: dict[str, Any], spec: Spec, shape: list[int]) -> bytes:
     graph = helper.make_graph(
         nodes, "squares",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, SIDE, SIDE, 3])],
-        [helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, 7, CELLS**2])],
+        [helper.make_tensor_value_info(spec.output, TensorProto.FLOAT, shape)],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -142,18 +179,18 @@ def float_model() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def bundle(path: Path, files: dict[str, bytes] | None = None) -> Bundle:
+def bundle(path: Path, files: dict[str, bytes] | None = None, *, loud: bool = False, regions: bool = False) -> Bundle:
     """Write the float bundle with artefacts for both engines; `files` of int8, by name, are put in for ONNX Runtime."""
     import onnxruntime
 
-    model = float_model()
+    model, spec = float_model(loud=loud, regions=regions), REGIONS if regions else SPEC
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     inputs = np.concatenate([prepare(picture, SPEC.input) for picture, _ in pictures(10, seed=9)])
     golden = io.BytesIO()
     answers = np.concatenate([session.run(None, {"image": inputs[i : i + 1]})[0] for i in range(len(inputs))])
-    np.savez_compressed(golden, inputs=inputs, boxes=answers)  # type: ignore[arg-type]
+    np.savez_compressed(golden, inputs=inputs, **{spec.output: answers})  # type: ignore[arg-type]
     parity = {"parity": {"verdict": "passed", "n": 10}}
     artefacts = [Artefact("float.onnx", engine, "float", gates=parity) for engine in ("onnxruntime", "openvino")]
     artefacts += [Artefact(name, "onnxruntime", "int8") for name in files or {}]
     held: dict[str, Path | bytes] = {"float.onnx": model, GOLDEN: golden.getvalue(), **(files or {})}
-    return write(Bundle(path, SPEC, tuple(artefacts)), held)
+    return write(Bundle(path, spec, tuple(artefacts)), held)

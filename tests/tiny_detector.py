@@ -19,8 +19,11 @@ CELLS = (SIDE // CELL) ** 2
 TOLD = {"task": "detect", "names": "{0: 'red', 1: 'green', 2: 'blue'}", "imgsz": "[32, 32]", "stride": "8"}
 
 
-def model(file: Path, *, one_each: bool = False) -> Path:
-    """Write the detector: (1, 7, 16), or with `one_each` (1, 16, 6); pictures come as 0 to 1."""
+def model(file: Path, *, one_each: bool = False, masks: bool = False) -> Path:
+    """Write the detector: (1, 7, 16), or with `one_each` (1, 16, 6); pictures come as 0 to 1.
+
+    With `masks` a number more for each box, and a prototype (1, 1, 16, 16) that is above 0 where the picture is not grey.
+    """
     places = np.stack(np.meshgrid(np.arange(4), np.arange(4)), 0).reshape(1, 2, CELLS) * CELL
     ends = [places, places + CELL] if one_each else [places + CELL / 2, np.full_like(places, CELL)]
     weights: dict[str, Any] = {
@@ -48,15 +51,33 @@ def model(file: Path, *, one_each: bool = False) -> Path:
     else:
         nodes.append(helper.make_node("Concat", ["places", "scores"], ["output0"], axis=1))
     shape = [1, CELLS, 6] if one_each else [1, 7, CELLS]
+    outputs = [helper.make_tensor_value_info("output0", TensorProto.FLOAT, shape)]
+    if masks:
+        axis = 2 if one_each else 1
+        nodes[-1].output[:] = ["plain"]
+        weights |= {
+            "weights": np.ones([1, CELLS, 1] if one_each else [1, 1, CELLS], np.float32),
+            "channels": np.array([1]),
+            "bound": np.float32(0.5),
+        }
+        nodes += [
+            helper.make_node("Concat", ["plain", "weights"], ["output0"], axis=axis),
+            helper.make_node("AveragePool", ["images"], ["small"], kernel_shape=[2, 2], strides=[2, 2]),
+            helper.make_node("ReduceMax", ["small", "channels"], ["brightest"], keepdims=1),
+            helper.make_node("Sub", ["brightest", "bound"], ["output1"]),
+        ]
+        shape[axis] += 1
+        outputs = [helper.make_tensor_value_info("output0", TensorProto.FLOAT, shape)]
+        outputs.append(helper.make_tensor_value_info("output1", TensorProto.FLOAT, [1, 1, SIDE // 2, SIDE // 2]))
     graph = helper.make_graph(
         nodes,
         "tiny_detector",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, shape)],
+        outputs,
         [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(made, TOLD)
+    helper.set_model_props(made, TOLD | ({"task": "segment"} if masks else {}))
     onnx.checker.check_model(made, full_check=True)
     onnx.save(made, file)
     return file

@@ -32,7 +32,7 @@ class View:
     block: str | None = None
     """The block whose map is drawn; None: the mean over all."""
     opacity: float = 0.5
-    """Of its colours, 0 to 1."""
+    """Of its colours, and of a segmenter's regions, 0 to 1."""
     colours: str = maps.COLOURS[0]
     """One of `maps.COLOURS`."""
 
@@ -71,7 +71,9 @@ class Tile:
                     self._drawn["attention"] = under_attention(self.result, spec, self._view)
             if draws not in self._drawn:
                 with self._painter.spans("draw"):
-                    self._drawn[draws] = annotated(self._drawn["attention"], self.result, self._lines)
+                    self._drawn[draws] = annotated(
+                        self._drawn["attention"], self.result, self._lines, self._view.opacity
+                    )
             return self._drawn[draws]
 
 
@@ -126,9 +128,9 @@ def under_attention(result: Result, spec: Spec, view: View) -> Picture:
     return maps.overlay(result.frame.picture, shown, spec.input, view.opacity, view.colours)
 
 
-def annotated(picture: Picture, result: Result, lines: tuple[str, ...] = ()) -> Picture:
-    """A copy of the picture with the answer; `lines` stand at its upper left."""
-    picture = draw(picture, result.smoothed)
+def annotated(picture: Picture, result: Result, lines: tuple[str, ...] = (), opacity: float = 0.5) -> Picture:
+    """A copy of the picture with the answer, regions in colours of that opacity; `lines` stand at its upper left."""
+    picture = draw(picture, result.smoothed, opacity)
     caption(picture, lines)
     return picture
 

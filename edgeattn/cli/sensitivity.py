@@ -73,8 +73,8 @@ def _table(found: Sensitivity) -> Table:
     for place, name in enumerate(_columns(found)):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
     layers = [row for row in found.rows if row.kind == "layer"]
-    for row in [*(row for row in found.rows if row.kind == "block"), *layers[:WORST]]:
-        table.add_row(*_cells(found, row), style="bold" if row.kind == "block" else None)
+    for row in [*(row for row in found.rows if row.kind != "layer"), *layers[:WORST]]:
+        table.add_row(*_cells(found, row), style="bold" if row.kind != "layer" else None)
     if len(layers) > WORST:
         table.caption = f"and {len(layers) - WORST} layers with less error: --html or --json"
         table.caption_justify = "left"

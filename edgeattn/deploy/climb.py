@@ -4,11 +4,12 @@
     branch float        the attention's elementwise and reducing part and its small layers in float: the default recipe
     full bias           NNCF's bias correction layer by layer (OpenVINO)
     SmoothQuant         range moved from activations to weights, alpha 0.15 and 0.5 (OpenVINO)
+    branch of the head  of a detector the box branch, then the class branch, of a segmenter the head, where the answers are off
     attention float     the whole attention of the blocks that are off
     block float         these blocks as a whole
     QAT                 the weights fine-tuned with the rounding in the way
 What does not bring a try nearer to its bounds is not kept; the climb ends when the bounds are kept, or the time is up. Then
-blocks are taken back to int8, the mildest first, as long as the bounds are still kept and it pays in time.
+branches and blocks are taken back to int8, the mildest first, as long as the bounds are still kept and it pays in time.
 """
 
 from __future__ import annotations
@@ -80,9 +81,10 @@ class _Climb:
     def run(self) -> Step:
         """The best that was found in time."""
         with contextlib.suppress(_OutOfTimeError):
-            whole = self._try("all int8", replace(self.ladder.start, others="int8"))
-            if whole.is_inside and (not self.best.is_inside or whole.time_ratio <= TIE * self.best.time_ratio):
-                self._keep(whole)
+            if self.ladder.blocks:  # without them it is the same file
+                whole = self._try("all int8", replace(self.ladder.start, others="int8"))
+                if whole.is_inside and (not self.best.is_inside or whole.time_ratio <= TIE * self.best.time_ratio):
+                    self._keep(whole)
             self._up()
             if not self.best.is_inside and self.tune is not None:
                 self.bar.update(self.task, note="QAT")
@@ -102,6 +104,9 @@ class _Climb:
             self._climb_to("full bias", bias="full")
             for alpha in ALPHAS:
                 self._climb_to(f"SmoothQuant {alpha}", smooth=alpha)
+        for name, layers in self.ladder.heads.items():
+            if self.best.loss > 1.0:
+                self._climb_to(f"{name} float", [name], layers=(*self.best.plan.layers, *layers))
         for rung in ("attention", "block"):
             if self.best.is_inside or not self.best.off:
                 return
@@ -118,7 +123,13 @@ class _Climb:
             self._keep_better(self._try(rung, plan, blocks))
 
     def _down(self) -> None:
-        """Blocks back to integers, the mildest first, where that saves time and keeps the bounds."""
+        """Branches of the head, then blocks, the mildest first, back to integers, where that saves time and keeps the bounds."""
+        for name, layers in self.ladder.heads.items():
+            kept = tuple(layer for layer in self.best.plan.layers if layer not in layers)
+            if self.best.is_inside and len(kept) < len(self.best.plan.layers):
+                back = self._try("taken back", replace(self.best.plan, layers=kept), [name])
+                if back.is_inside and back.time_ratio <= self.best.time_ratio:
+                    self._keep(back)
         off = next(step.off for step in self.ladder.steps if step.engine == self.engine)
         for block in sorted(off, key=lambda name: off[name]):
             path = self.ladder.in_graph(block)

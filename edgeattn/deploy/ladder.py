@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 
 from edgeattn.bundle import Bundle, extend, sha256
+from edgeattn.deploy import heads
 from edgeattn.deploy.export import versions
 from edgeattn.deploy.recipes import (
     ATTENTION_ORT,
@@ -30,6 +31,7 @@ from edgeattn.deploy.recipes import (
 from edgeattn.deploy.structure import node_names
 from edgeattn.deploy.verify import LEAST_RANK, MAX_LOSS, MAX_MAP_JS, verify
 from edgeattn.engines import held
+from edgeattn.engines.openvino import layer_name
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
 from edgeattn.spec import Artefact, Task, block_of, from_json, path_of, to_json
@@ -67,7 +69,7 @@ class Step:
     rung: str
     """What is new in it."""
     blocks: tuple[str, ...]
-    """The attention blocks that it is new in; empty: all."""
+    """The attention blocks, or the branches of the head, that it is new in; empty: all blocks."""
     plan: Plan
     """How it was quantized."""
     tuned: bool
@@ -76,6 +78,8 @@ class Step:
     """The worst of its gates: the figure over its bound; at most 1 is inside."""
     pull: float = math.inf
     """The loss over its bound, and the mean over the blocks of how far the maps are off over their bound."""
+    loss: float = 0.0
+    """The loss (or the changed answers) over its bound."""
     off: Mapping[str, float] = field(default_factory=dict)
     """By block: how far its map is off over its bound."""
     verdict: str = "failed"
@@ -144,6 +148,9 @@ class Ladder:
             onnx.save(self.source, self._source)
         paths = [path_of(name) for name in node_names(self._float(self.engines[0]))]
         self._blocks = list(dict.fromkeys(block for path in paths if (block := block_of(path)) is not None))
+        nodes = heads.read(self._float(self.engines[0]))
+        branches = heads.branches(nodes, self.bundle.spec)
+        self._heads = {name: tuple(dict.fromkeys(map(layer_name, own))) for name, own in branches.items()}
         told = _TOLD[self.bundle.spec.task]
         self._measured_on = [len(self.validation), [told(truth) for _, truth in self.validation]]
         self._calibrated_on = hashlib.sha256(b"".join(value.tobytes() for value in self.inputs)).hexdigest()
@@ -190,6 +197,11 @@ class Ladder:
     def blocks(self) -> tuple[str, ...]:
         """The attention blocks, by their paths in the graph."""
         return tuple(self._blocks)
+
+    @property
+    def heads(self) -> Mapping[str, tuple[str, ...]]:
+        """The branches of the head, each with the names of its nodes in the graph."""
+        return self._heads
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -243,6 +255,7 @@ class Ladder:
             step,
             excess=math.inf if broken else max(over.values(), default=0.0),
             pull=math.inf if broken else answers + mean_off,
+            loss=math.inf if broken else answers,
             off=off,
             verdict=int8.verdict,
             figure=int8.figure or 0.0,
@@ -273,7 +286,7 @@ class Ladder:
             "tools": versions(*TOOLS[engine]),
             "plan": asdict(plan),
             "bounds": asdict(self.bounds),
-            "recipes": [ATTENTION_ORT, ATTENTION_OV, SMALL_MACS],
+            "recipes": [ATTENTION_ORT, ATTENTION_OV, SMALL_MACS, "decoding in float"],
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 

@@ -1,6 +1,7 @@
 """How `float.onnx` becomes `int8.onnx` (ONNX Runtime, QDQ) and `int8.xml` (OpenVINO, by NNCF): what stays in float.
 
-By default both recipes keep the elementwise and reducing part of an attention branch in float. Weights have seven bits, which
+By default both recipes keep the elementwise and reducing part of an attention branch in float, and what decodes the answer of
+a detector (see `heads`). Weights have seven bits, which
 hold everywhere, or eight: x86 without VNNI adds pairs of products in 16 bits and saturates with them.
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeattn.deploy import heads
 from edgeattn.deploy.calibration import Reader
 from edgeattn.deploy.export import quiet, versions
 from edgeattn.deploy.names import in_attention
@@ -201,7 +203,8 @@ def quantize_onnxruntime(
 def float_nodes(model: onnx.ModelProto, plan: Plan = DEFAULT_PLAN) -> list[str]:
     """Names of the nodes that stay in float.
 
-    Those of `ATTENTION_ORT`, among them the input's normalisation and products of two activations; added constants, since a
+    What decodes the answer (see `heads`); those of `ATTENTION_ORT`, among them the input's normalisation and products of two
+    activations; added constants, since a
     step of u8 is larger than the small number that keeps a sum from zero before it divides; a transformer's sums that are
     normalised next, whose few large channels leave one range for all no steps for the others; small layers of an attention
     branch; and what `plan` keeps.
@@ -224,9 +227,11 @@ def float_nodes(model: onnx.ModelProto, plan: Plan = DEFAULT_PLAN) -> list[str]:
         )
         return float(places * math.prod(weights[name]))
 
+    decodes = heads.decoding(heads.of_onnx(model))
+
     def stays(node: onnx.NodeProto) -> bool:
         path = path_of(node.name)
-        if node.name in plan.layers:
+        if node.name in plan.layers or node.name in decodes:
             return True
         if plan.keeps(path) or plan.keeps_nothing(path):
             return plan.keeps(path)
@@ -240,14 +245,14 @@ def float_nodes(model: onnx.ModelProto, plan: Plan = DEFAULT_PLAN) -> list[str]:
 
 
 def float_operations(model: Any, plan: Plan = DEFAULT_PLAN) -> list[str]:
-    """The same for an OpenVINO model: those of `ATTENTION_OV`, small layers of a branch, and what `plan` keeps."""
+    """The same for an OpenVINO model: those of `ATTENTION_OV`, small layers of a branch, what decodes, and what `plan` keeps."""
     from edgeattn.engines.openvino import layer_name
 
-    found = []
+    found, decodes = [], heads.decoding(heads.of_openvino(model))
     for op in model.get_ordered_ops():
         name, kind = op.get_friendly_name(), op.get_type_name()
         path = path_of(name)
-        if layer_name(name) in plan.layers:
+        if layer_name(name) in plan.layers or name in decodes:
             found.append(name)
             continue
         if kind in ("Constant", "Parameter", "Result") or (plan.keeps_nothing(path) and not plan.keeps(path)):

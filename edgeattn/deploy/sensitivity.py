@@ -30,16 +30,16 @@ SCHEMA = "edgeattn.sensitivity/1"
 
 @dataclass(frozen=True)
 class Row:
-    """A layer, or an attention block, and what int8 does to it."""
+    """A layer, an attention block or a branch of the head, and what int8 does to it."""
 
     name: str
     """The layer's name in the graph, or the block's path."""
     kind: str
-    """`block` or `layer`."""
+    """`block`, `head` (a branch of it) or `layer`."""
     place: int
     """How many of its kind are before it in the graph."""
     signal_to_error_db: float
-    """Of its output (a block's: of its last layer)."""
+    """Of its output (a block's: of its last layer; a branch's: of its worst)."""
     left_float: Step | None = None
     """What was measured with it in float; None: there was no time."""
 
@@ -53,7 +53,7 @@ class Sensitivity:
     base: Step
     """The int8 that all rows are compared with."""
     rows: tuple[Row, ...]
-    """Blocks, then layers, each with the most error first."""
+    """Blocks, branches of the head, then layers, each with the most error first."""
     noise_ms: float = 0.0
     """How far times of the same file were apart, in milliseconds: smaller differences say nothing."""
     pictures: int = 0
@@ -103,7 +103,7 @@ def sensitivity(ladder: Ladder, engine: str, plan: Plan, seconds: float, bar: Pr
     bar.update(task, total=len(rows))
     took_s = 0.0
     for i, row in enumerate(rows):
-        left, began = _left_float(plan, row), time.monotonic()
+        left, began = _left_float(ladder, plan, row), time.monotonic()
         bar.update(task, completed=i, note=row.name)
         known = ladder.knows(engine, left)
         if known or began + took_s <= ends:
@@ -114,14 +114,14 @@ def sensitivity(ladder: Ladder, engine: str, plan: Plan, seconds: float, bar: Pr
     return Sensitivity(engine, bases[0], tuple(rows), max(times_ms) - min(times_ms), len(ladder.validation))
 
 
-def _left_float(plan: Plan, row: Row) -> Plan:
+def _left_float(ladder: Ladder, plan: Plan, row: Row) -> Plan:
     if row.kind == "block":
         return replace(plan, rungs={**plan.rungs, row.name: "block"})
-    return replace(plan, layers=(*plan.layers, row.name))
+    return replace(plan, layers=(*plan.layers, *ladder.heads.get(row.name, (row.name,))))
 
 
 def _rows(ladder: Ladder, engine: str, plan: Plan) -> list[Row]:
-    """What int8 touches, with its signal-to-error: blocks, then layers, each with the most error first."""
+    """What int8 touches, with its signal-to-error: blocks, branches, then layers, each with the most error first."""
     reference, quantized = ladder.files(engine, plan)
     touched = quantized_layers(quantized)
     errors = signal_to_error(engine, reference, quantized, ladder.inputs[:PICTURES])
@@ -131,7 +131,12 @@ def _rows(ladder: Ladder, engine: str, plan: Plan) -> list[Row]:
         inside = [name for name in errors if name.startswith(f"{block}.")]
         if touched.intersection(inside):
             blocks.append(Row(block, "block", len(blocks), errors[inside[-1]]))
-    return [row for rows in (blocks, layers) for row in sorted(rows, key=lambda row: row.signal_to_error_db)]
+    branches = [
+        Row(name, "head", place, min(errors[layer] for layer in touched.intersection(own)))
+        for place, (name, own) in enumerate(ladder.heads.items())
+        if touched.intersection(own)
+    ]
+    return [row for rows in (blocks, branches, layers) for row in sorted(rows, key=lambda row: row.signal_to_error_db)]
 
 
 def signal_to_error(engine: str, reference: Path, quantized: Path, inputs: Sequence[Input]) -> dict[str, float]:

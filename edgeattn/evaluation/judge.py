@@ -34,6 +34,8 @@ from edgeattn.spec import Spec, Task, Thresholds
 from edgeattn.tasks import FIGURES, Classification, Figure, decode, detect
 from edgeattn.tasks.classify import with_index
 from edgeattn.tasks.detect import Detections
+from edgeattn.tasks.segment import Regions
+from edgeattn.tasks.segment import decode as decode_regions
 
 Outputs = Mapping[str, NDArray[Any]]
 ClassFigures = tuple[classify.ClassScore, ...] | tuple[ClassPrecision, ...] | tuple[segment.ClassOverlap, ...]
@@ -288,21 +290,21 @@ class SegmentJudge:
             raise DataError(f"it has label {known.max()}; the bundle knows 0 to {len(self.spec.labels) - 1}")
         return classes_HW
 
-    def answer(self, outputs: Outputs, size: tuple[int, int]) -> Any:
+    def answer(self, outputs: Outputs, size: tuple[int, int]) -> Regions:
         """As `Judge.answer`."""
-        return decode(outputs, self.spec, size)
+        return decode_regions(outputs, self.spec, size)
 
-    def agreement(self, given: Any, wanted: Any) -> float:
+    def agreement(self, given: Regions | None, wanted: Regions | None) -> float:
         """As `Judge.agreement`: the share of pixels."""
         if given is None or wanted is None:
             return float(given is wanted)
         return float(np.mean(given.class_map == wanted.class_map))
 
-    def score(self, answer: Any) -> float:
+    def score(self, answer: Regions) -> float:
         """As `Judge.score`."""
-        return float(answer.score)
+        return answer.score
 
-    def marks(self, truth: segment.Labels, answer: Any) -> NDArray[np.int32]:
+    def marks(self, truth: segment.Labels, answer: Regions | None) -> NDArray[np.int32]:
         """As `Judge.marks`; what is not finite is taken for the next class throughout, what is not seen counts neither way."""
         classes = len(self.spec.labels)
         if answer is None:
@@ -321,10 +323,8 @@ class SegmentJudge:
         """As `Judge.told`."""
         return f"{self.figure.name} {100 * self.worth(marks):.0f} %"
 
-    def shown(self, truth: segment.Labels) -> Any:
+    def shown(self, truth: segment.Labels) -> Regions:
         """As `Judge.shown`."""
-        from edgeattn.tasks.segment import Regions  # type: ignore[import-not-found, unused-ignore]
-
         shares = np.bincount(truth.ravel(), minlength=segment.IGNORE + 1)[: len(self.spec.labels)] / truth.size
         return Regions(truth.astype(np.uint8), shares, math.nan, self.spec.labels)
 

@@ -69,12 +69,12 @@ def decode(outputs: Mapping[str, NDArray[Any]], spec: Spec, size: tuple[int, int
     return segment.decode(outputs, spec, size)
 
 
-def draw(picture: Picture, prediction: Prediction) -> Picture:
-    """Draw a result over a copy of the frame, (H, W, 3) BGR bytes."""
+def draw(picture: Picture, prediction: Prediction, opacity: float = 0.5) -> Picture:
+    """Draw a result over a copy of the frame, (H, W, 3) BGR bytes; `opacity`: of a segmenter's colours, 0 to 1."""
     if isinstance(prediction, Detections):
         return detect.draw(picture, prediction)
     if isinstance(prediction, Regions):
-        return segment.draw(picture, prediction)
+        return segment.draw(picture, prediction, opacity)
     return classify.draw(picture, prediction)
 
 

@@ -30,8 +30,6 @@ LEAST = 0.01
 """Share of the frame from which a class is told and drawn to be there; less of it is mostly a seam between others."""
 SAME = 0.95
 """Two answers are the same where this share of their pixels are."""
-OPACITY = 0.5
-"""Of the colours over the frame, 0 to 1."""
 _PLACES = 1024
 """Places of the answer that its score is taken from, about."""
 
@@ -107,7 +105,8 @@ def decode(outputs: Mapping[str, NDArray[Any]], spec: Spec, size: tuple[int, int
     logits_Khw = logits[0].astype(np.float32, copy=False)
     height, width = size or (spec.input.height, spec.input.width)
     class_map = _framed(best(logits_Khw, (spec.input.height, spec.input.width)), spec.input, (height, width))
-    shares = np.bincount(class_map.ravel(), minlength=IGNORE + 1)[:classes] / class_map.size
+    pixels = cv2.calcHist([class_map], [0], None, [IGNORE + 1], [0, IGNORE + 1]).ravel()[:classes]
+    shares = pixels.astype(np.float64) / class_map.size
     return Regions(class_map, shares, _score(logits_Khw), spec.labels)
 
 
@@ -165,7 +164,7 @@ def told(seen: Regions) -> list[dict[str, Any]]:
     return [{"label": seen.labels[k], "share": round(float(seen.shares[k]), 4)} for k in seen.there]
 
 
-def draw(picture: Picture, seen: Regions, opacity: float = OPACITY) -> Picture:
+def draw(picture: Picture, seen: Regions, opacity: float = 0.5) -> Picture:
     """Lay the classes in their colours over a copy of the picture, (H, W, 3) BGR, with a legend of those that are there."""
     colours = cv2.applyColorMap(seen.class_map, _PALETTE[:, None])
     canvas = np.asarray(cv2.addWeighted(picture, 1.0 - opacity, colours, opacity, 0.0), np.uint8)

@@ -45,8 +45,6 @@ class Objective(nn.Module):
         self.recipe, self.model, self.task = recipe, model, training_task(recipe.task)
         self._teacher = (teacher,)  # in a tuple, it is no part of this module: neither trained nor saved
         self.methods = methods(recipe.distill) if teacher else ()
-        if "dkd" in self.methods and recipe.task != "classify":
-            raise SpecError(f"dkd wants the one class of a picture; to {recipe.task} take dist, kd, cwd or mgd")
         self.teaches_maps, self.features = needs(self.methods, "maps"), needs(self.methods, "features")
         self.maps = self.teaches_maps or recipe.supervise != "none"
         self.looking = f"looking_{recipe.supervise}"

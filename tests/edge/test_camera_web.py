@@ -30,6 +30,7 @@ from edgeattn.camera.web import Web
 from edgeattn.cli import app
 from edgeattn.engines.fake import FakeEngine
 from edgeattn.errors import EdgeAttnError, ExtraMissingError
+from edgeattn.spec import InputSpec, Spec
 
 RED = {"logits": np.array([[4.0, 0.0, 0.0]], np.float32), "map_0": np.eye(4, dtype=np.float32)[None]}
 BUNDLE = Bundle(Path("nowhere.edgeattn"), tiny.SPEC, ())
@@ -62,11 +63,17 @@ class Ticking:
 
 
 @contextlib.contextmanager
-def serving(address: str = "127.0.0.1:0", token: str | None = None, *, maps: bool = True) -> Iterator[Web]:
-    """A page over a loop that turns."""
-    source = Ticking()
+def serving(
+    address: str = "127.0.0.1:0",
+    token: str | None = None,
+    *,
+    maps: bool = True,
+    model: tuple[Bundle, dict[str, Any]] = (BUNDLE, RED),
+) -> Iterator[Web]:
+    """A page over a loop that turns; `model`: a bundle and what it answers."""
+    source, (bundle, answer) = Ticking(), model
     with (
-        Pipeline(BUNDLE, source, maps=maps, opened_engine=FakeEngine(RED)) as pipeline,
+        Pipeline(bundle, source, maps=maps, opened_engine=FakeEngine(answer)) as pipeline,
         contextlib.closing(Loop(pipeline)) as loop,
     ):
         page = Web(loop, address, token)
@@ -160,6 +167,22 @@ def test_the_picture_moves_with_its_answer_and_figures() -> None:
         assert status["blocks"] == ["stages.2.attention"]
 
     with serving() as page:
+        talk(page, dialogue)
+
+
+def test_regions_stand_in_the_picture_and_their_shares_beside_it() -> None:
+    async def dialogue(client: aiohttp.ClientSession) -> None:
+        async with watching(client) as browser:
+            head, jpeg = await browser.drawn()
+        assert head["answer"]["label"] == "road"
+        assert head["answer"]["likeliest"] == [["road", 0.5]]
+        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).astype(int)
+        assert np.ptp(picture[2:12, 36:], axis=2).mean() > 20 > np.ptp(picture[2:12, :28], axis=2).mean()
+
+    spec = Spec("segment", InputSpec(48, 64), ("background", "road"))
+    halves = np.repeat([-1.0, 1.0], 32)[None].repeat(48, 0)
+    answer = {"logits": np.stack([-halves, halves])[None].astype(np.float32)}
+    with serving(model=(Bundle(Path("street.edgeattn"), spec, ()), answer), maps=False) as page:
         talk(page, dialogue)
 
 

@@ -148,9 +148,9 @@ def test_what_the_file_says_is_believed(tmp_path: Path) -> None:
     assert found.tried == ()
     assert found.bundle.spec.labels == SIDES
     assert (found.bundle.spec.input.height, found.bundle.spec.input.std[0]) == (64, 255.0)
-    helper.set_model_props(model, told | {"task": "segment"})
+    helper.set_model_props(model, told | {"task": "pose"})
     onnx.save(model, file)
-    with pytest.raises(DataError, match="ultralytics to segment"):
+    with pytest.raises(DataError, match="ultralytics to pose"):
         import_model(file, tmp_path / "m", bytes_of(shades()))
 
 
@@ -165,8 +165,8 @@ def test_what_an_ultralytics_folder_says_is_believed(tmp_path: Path) -> None:
     assert found.bundle.spec.labels == ("no", "great white, shark")
     assert (found.tried, found.bundle.spec.input.height) == ((), 64)
     assert found.failures == {"onnxruntime": "it does not read OpenVINO's IR"}
-    (folder / "metadata.yaml").write_text(told.format(task="segment"))
-    with pytest.raises(DataError, match="ultralytics to segment"):
+    (folder / "metadata.yaml").write_text(told.format(task="pose"))
+    with pytest.raises(DataError, match="ultralytics to pose"):
         import_model(folder, folder, bytes_of(shades()))
     (folder / "metadata.yaml").write_text("names: [")
     with pytest.raises(DataError, match=r"metadata.yaml cannot be read .* restore it, or remove it"):

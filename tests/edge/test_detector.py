@@ -82,6 +82,25 @@ def test_both_forms_of_both_files_give_the_boxes(one_each: bool, ir: bool, tmp_p
         assert found.scores == pytest.approx([1.0] * 3, abs=1e-3)
 
 
+@FORMS
+def test_masks_of_boxes_come_along(one_each: bool, tmp_path: Path) -> None:
+    """What ultralytics calls to segment: boxes, and prototypes for their masks, through import, golden answers and a run."""
+    made = import_model(model(tmp_path / "m.onnx", one_each=one_each, masks=True), tmp_path / "m", shown()).bundle
+    assert (made.spec.task, made.spec.prototypes) == ("detect", "output1")
+    assert set(made.golden()) == {"inputs", "output0", "output1"}
+    for artefact in made.artefacts:
+        found = answer(made, artefact.engine)
+        assert found.masks is not None
+        whole = found.masks.whole()
+        assert whole.shape == (3, *FRAME.shape[:2])
+        for mask, box in zip(whole, found.boxes.astype(int), strict=True):
+            assert mask.sum() == 32 * 32
+            assert mask[box[1] : box[3], box[0] : box[2]].all()
+        engine = open_engine(made, engine=artefact.engine, precision="float")
+        assert golden_agreement(engine, made.golden(), made.spec) == 1.0
+        engine.close()
+
+
 def test_a_file_that_says_nothing_is_told_what_it_does(tmp_path: Path) -> None:
     file = model(tmp_path / "m.onnx")
     silent = onnx.load(file)

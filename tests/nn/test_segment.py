@@ -18,7 +18,7 @@ def test_logits_are_a_fourth_of_any_input(height: int, width: int) -> None:
     assert logits.shape == (2, 5, -(-height // 4), -(-width // 4))
 
 
-@pytest.mark.parametrize("name", ["pico", "resnet20"])
+@pytest.mark.parametrize("name", ["pico", "lite", "resnet20"])
 def test_every_weight_learns(name: str) -> None:
     net = Segmenter(4, size=name, attention="coord", imgsz=64)
     net(torch.randn(2, 3, 64, 64)).square().mean().backward()

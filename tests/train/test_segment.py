@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 from edgeattn._cv2 import cv2
 from edgeattn.cli import main
 from edgeattn.datasets.annotated import IGNORE
+from edgeattn.datasets.cards import Cards
 from edgeattn.datasets.masks import read_masks
 from edgeattn.engines import open_engine
 from edgeattn.errors import DataError, SpecError
@@ -28,7 +29,7 @@ from edgeattn.train.classmaps import MapViews, class_map
 from edgeattn.train.distill import METHODS
 from edgeattn.train.loader import PictureFiles
 from edgeattn.train.loop import figure
-from edgeattn.train.sources import open_data
+from edgeattn.train.sources import CardPictures, CardViews, open_data
 from edgeattn.train.tasks import training_task
 from edgeattn.train.tasks.base import Mixed
 from edgeattn.train.tasks.segment import pixels
@@ -208,24 +209,19 @@ def test_four_pictures_are_learnt_by_heart_and_judged_at_their_own_size(run: Tra
         x = torch.from_numpy(prepare(picture, run.recipe.input).astype(np.float32)).permute(0, 3, 1, 2)
         with torch.inference_mode():
             answer = interpolate(run.model((x - 128) / 128), (48, 64), mode="bilinear")[0].argmax(0)
-        own = cv2.resize(answer.numpy().astype(np.uint8), (72, 54), interpolation=cv2.INTER_NEAREST)
+        own = cv2.resize(answer.numpy().astype(np.uint8), (72, 54), interpolation=cv2.INTER_NEAREST_EXACT)
         found.add(class_map(record), own)
-    assert found.overlap().miou == pytest.approx(figures["miou"], abs=0.05)
+    assert found.overlap().miou == pytest.approx(figures["miou"], abs=0.005)
     assert np.isnan(TASK.figures(run.model, [], run.recipe, LABELS)["miou"])
 
 
-@pytest.mark.parametrize("method", ["kd", "dist", "cwd", "mgd", "at", "maps"])
+@pytest.mark.parametrize("method", ["kd", "dkd", "dist", "cwd", "mgd", "maps"])
 def test_a_segmenter_teaches_another(method: str, run: Trained, folder: Path, tmp_path: Path) -> None:
     recipe = small(folder, teacher=str(run.folder), distill=method, attention="coord", epochs=1)
     metrics = train(recipe, tmp_path / "run", progress=False).metrics
     assert metrics[method] > 0
     assert metrics["loss"] == pytest.approx(metrics["cross_entropy"] + metrics["lovasz"] + metrics[method], rel=1e-4)
     assert method in METHODS
-
-
-def test_what_wants_one_class_a_picture_is_refused(run: Trained, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="dkd wants the one class of a picture; to segment take dist"):
-        train(small(folder, teacher=str(run.folder), distill="dkd"), tmp_path / "run", progress=False)
 
 
 def test_attention_is_told_where_the_foreground_is(folder: Path, tmp_path: Path) -> None:
@@ -275,12 +271,13 @@ def test_exported_it_answers_as_torch_and_runs_on_a_folder(
     assert all({each["label"] for each in line["regions"]} <= {"red", "green"} for line in told)
 
 
-def test_cards_are_segmented_too(tmp_path: Path) -> None:
-    recipe = Recipe("cards", task="segment", imgsz=48, epochs=1, views_per_epoch=16, batch_size=8, workers=0)
-    data = open_data(recipe, tmp_path)
-    assert data.labels[0] == "background"
-    assert len(data.labels) == 11
-    shown = data.train.view(0, np.random.default_rng(0))
-    assert shown[1].shape == (48, 48)
-    short = replace(data, validation=[data.validation[i] for i in range(6)])
-    assert train(recipe, tmp_path / "run", data=short, progress=False).metrics["validation_pixel_accuracy"] > 0
+def test_cards_are_segmented_too() -> None:
+    recipe = Recipe("cards", task="segment", imgsz=48)
+    shown = CardViews(Cards("train", size=48), 16, "segment", masks=True).view(0, np.random.default_rng(0))
+    assert shown.truth.shape == (48, 48)
+    assert set(np.unique(shown.truth)) == {0, shown.truth.max()}
+    assert shown.where is not None
+    np.testing.assert_array_equal(shown.where > 0, shown.truth > 0)
+    held = CardPictures(Cards("validation", size=48), 4, "segment")
+    figures = TASK.figures(TASK.build(recipe, 11), held, recipe, Cards.map_names)
+    assert 0 <= figures["miou"] < 0.3, "nothing is learnt yet"

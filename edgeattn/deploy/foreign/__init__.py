@@ -33,7 +33,7 @@ Triple = tuple[float, float, float]
 Normalisation = tuple[Triple, Triple]
 """RGB mean and divisor on the 0-255 scale."""
 ZERO_TO_ONE: Normalisation = ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
-IMPORTED = "classifiers, detectors of ultralytics' form, and by --task segment what gives logits (1, K, h, w)"
+IMPORTED = "classifiers, detectors of ultralytics' form (with masks, too), and by --task segment what gives logits (1, K, h, w)"
 ULTRALYTICS = ("classify", "detect")
 """Its tasks that are ours too; what it calls to segment is a detector that gives masks (see `tasks.instances`)."""
 CLASSIFIERS = ("", "classification", "yolo")
