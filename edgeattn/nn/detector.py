@@ -88,7 +88,7 @@ class Neck(nn.Module):
         return self._mixed(stages, None)
 
     def attend(self, stages: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """As `forward`, with the map (B, h, w) of every filled slot by its block's path in the neck."""
+        """As `forward`, with the map (B, h, w) of every filled slot by its block's path in the net."""
         maps: dict[str, Tensor] = {}
         return self._mixed(stages, maps), maps
 
@@ -99,9 +99,9 @@ class Neck(nn.Module):
         for i in reversed(range(LEVELS - 1)):
             finer = levels[i]
             coarse = interpolate(levels[i + 1], size=(finer.shape[2], finer.shape[3]), mode="nearest")
-            levels[i] = _run(self.up_blocks, "up_blocks", i, finer + coarse, maps)
+            levels[i] = _run(self.up_blocks, "head.neck.up_blocks", i, finer + coarse, maps)
         for i, down in enumerate(self.downs):
-            levels[i + 1] = _run(self.down_blocks, "down_blocks", i, levels[i + 1] + down(levels[i]), maps)
+            levels[i + 1] = _run(self.down_blocks, "head.neck.down_blocks", i, levels[i + 1] + down(levels[i]), maps)
         return levels
 
 
@@ -180,9 +180,9 @@ class DetectionHead(nn.Module):
         return self.propose(self.neck(stages))
 
     def attend(self, stages: Sequence[Tensor]) -> tuple[Tensor | Answer, dict[str, Tensor]]:
-        """The answer, and the maps of the neck's slots by their paths in the net."""
+        """The answer, and the maps of the neck's slots."""
         levels, maps = self.neck.attend(stages)
-        return self.propose(levels), {f"head.neck.{path}": value for path, value in maps.items()}
+        return self.propose(levels), maps
 
     def propose(self, levels: Sequence[Tensor]) -> Tensor | Answer:
         """The answer to the neck's maps."""
@@ -229,12 +229,13 @@ class Detector(Net):
 
     def watch(self, x_BCHW: Tensor, *, maps: bool = True) -> tuple[Tensor | Answer, dict[str, Tensor], Tensor]:
         """As `Net.watch`; the features are the neck's three maps side by side, (B, 3 D, h, w) at the size of the middle one."""
-        if maps and self.backbone.has_maps:
+        found: dict[str, Tensor] = {}
+        if maps:
             stages, found = self.backbone.attend(x_BCHW)
             levels, more = self.head.neck.attend(stages)
-            found |= {f"head.neck.{path}": value for path, value in more.items()}
+            found |= more
         else:
-            levels, found = self.head.neck(self.backbone.pyramid(x_BCHW)), {}
+            levels = self.head.neck(self.backbone.pyramid(x_BCHW))
         size = (levels[1].shape[2], levels[1].shape[3])
         fine, middle, coarse = levels
         features = torch.cat(
