@@ -95,7 +95,7 @@ def test_watching_gives_the_necks_features_beside_the_same_answer() -> None:
     assert torch.equal(answer, plain)
     assert maps.keys() == model.attend(x)[1].keys()
     assert not none
-    assert features.shape == (2, 3 * 64, 4, 4)
+    assert features.shape == (2, 3 * 48, 4, 4)
 
 
 def test_both_engines_answer_as_torch_does_from_a_graph_that_npus_take(tmp_path: Path) -> None:
