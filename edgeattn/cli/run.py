@@ -157,6 +157,7 @@ def run(
     from edgeattn.camera.soak import Soak
     from edgeattn.camera.source import open_source
     from edgeattn.timing import environment
+    from edgeattn.timing.memory import give_back
 
     if web is not None:
         from edgeattn.camera.web import Web
@@ -250,6 +251,7 @@ def run(
                 say(f"watch it at {page.url}")
             stack.enter_context(Heart(live, notifier))
             hangup.answer(exchange.reload)
+            give_back()
             soak = Soak(live, minutes, say=say) if minutes is not None else None
             try:
                 with soak or contextlib.nullcontext():
