@@ -35,6 +35,8 @@ CLASS_DEPTH, EDGE_DEPTH = 2, 1
 """Separable convolutions before the last layer of a head's branch: what a thing is wants more of them than where it ends."""
 WIDTH = 0.75
 """D over the width of the backbone's last stage but one: neck and head then take no longer than the backbone."""
+LEAST = 48
+"""Least D."""
 PRIOR = 0.01
 """Score that every place begins with: most are background (Lin et al. 2017, arXiv:1708.02002)."""
 REACH = 2.0
@@ -222,7 +224,7 @@ class Detector(Net):
     def __init__(self, classes: int, *, size: str = "pico", attention: str = "none", imgsz: int = 416) -> None:
         """Build it on a backbone named as `build_backbone` takes it; `imgsz` is the longer side of the input, in pixels."""
         backbone = build_backbone(size, attention, imgsz=imgsz)
-        channels = 8 * round(WIDTH * backbone.widths[-2] / 8)
+        channels = max(LEAST, 8 * round(WIDTH * backbone.widths[-2] / 8))
         super().__init__(
             backbone, DetectionHead(backbone, classes, attention, imgsz=imgsz, channels=channels), attention
         )
