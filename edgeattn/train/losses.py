@@ -5,6 +5,7 @@ Legend of shapes: B batch, N pixels or pictures, K classes, C channels, H W a fe
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,15 +33,28 @@ def lovasz_softmax(logits_NK: Tensor, label_N: Tensor) -> Tensor:
     With the errors of a class, 1 - p where it is and p elsewhere, from the greatest to the least, each is weighed by how
     much 1 - IoU grows when its pixel too is taken for wrong. 0 where everything is right, 1 where everything is wrong.
     """
-    is_KN = F.one_hot(label_N, logits_NK.shape[1]).T
-    error_KN, order_KN = (is_KN - logits_NK.softmax(1).T).abs().sort(dim=1, descending=True)
-    is_KN = is_KN.gather(1, order_KN)
-    count_K1 = is_KN.sum(1, keepdim=True)
-    missed_KN = is_KN.cumsum(1)
-    jaccard_KN = 1.0 - (count_K1 - missed_KN) / (count_K1 + torch.arange(1, len(label_N) + 1).to(label_N) - missed_KN)
-    growth_KN = torch.diff(jaccard_KN, dim=1, prepend=torch.zeros_like(jaccard_KN[:, :1]))
+    is_KN = label_N == torch.arange(logits_NK.shape[1], device=label_N.device)[:, None]
+    error_KN = (is_KN.float() - logits_NK.softmax(1).T).abs()
+    order_KN = _falling(error_KN.detach())
+    missed_KN = is_KN.gather(1, order_KN).float().cumsum(1)
+    count_K1 = missed_KN[:, -1:]
+    taken_N = torch.arange(1, len(label_N) + 1, device=label_N.device)
+    jaccard_KN = 1.0 - (count_K1 - missed_KN) / (count_K1 + taken_N - missed_KN)
+    growth_KN = torch.diff(jaccard_KN, dim=1, prepend=torch.zeros_like(count_K1))
     occurs_K = count_K1[:, 0] > 0
-    return ((error_KN * growth_KN).sum(1) * occurs_K).sum() / occurs_K.sum().clamp_min(1)
+    return ((error_KN.gather(1, order_KN) * growth_KN).sum(1) * occurs_K).sum() / occurs_K.sum().clamp_min(1)
+
+
+def _falling(values_KN: Tensor) -> Tensor:
+    """Places (K, N) of each row's values, which are not negative, from the greatest to the least.
+
+    On a CPU numpy sorts whole numbers, the value above its place, twenty times as fast as torch sorts values with places.
+    """
+    if values_KN.device.type != "cpu":
+        return values_KN.argsort(1, descending=True)
+    bits_KN = values_KN.float().contiguous().numpy().view(np.int32).astype(np.int64)
+    keys_KN = np.sort(-(bits_KN << 32) + np.arange(values_KN.shape[1]), axis=1)
+    return torch.from_numpy(keys_KN & 0xFFFFFFFF)
 
 
 def kd(student_BK: Tensor, teacher_BK: Tensor, temperature: float = 4.0) -> Tensor:

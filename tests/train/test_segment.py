@@ -18,6 +18,7 @@ from edgeattn.cli import main
 from edgeattn.datasets.annotated import IGNORE
 from edgeattn.datasets.cards import Cards
 from edgeattn.datasets.masks import read_masks
+from edgeattn.deploy.lint import lint
 from edgeattn.engines import open_engine
 from edgeattn.errors import DataError, SpecError
 from edgeattn.evaluation.segment import Segmentation
@@ -246,6 +247,7 @@ def test_exported_it_answers_as_torch_and_runs_on_a_folder(
     bundle = export_run(run, data, tmp_path / "m.edgeattn")
     assert (bundle.spec.task, bundle.spec.labels, bundle.spec.input.shape) == ("segment", LABELS, (1, 48, 64, 3))
     assert [m.block for m in bundle.spec.maps if m.block.startswith("head")] == [f"head.levels.{i}" for i in (2, 1, 0)]
+    assert all("opset" in finding.rule for finding in lint(bundle)), "nothing that NPUs dislike but the file's opset"
     picture, record = data.validation[0]
     inputs = prepare(picture, bundle.spec.input)
     x = (torch.from_numpy(inputs.astype(np.float32)).permute(0, 3, 1, 2) - 128) / 128
