@@ -164,7 +164,7 @@ class Spec:
         """
         if self.task != "classify":
             raise SpecError(
-                f"{what} takes classifiers only, and this is a model to {self.task}; run, profile and info take it"
+                f"{what} takes classifiers only, and this is a model to {self.task}; verify, quantize, run and profile take it"
             )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgeattn import engines
 from edgeattn.bundle import Bundle, load
-from edgeattn.profiling.compare import Duel
+from edgeattn.profiling.duel import Duel
 from edgeattn.timing import monotonic_ns, pressure
 
 

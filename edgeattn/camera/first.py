@@ -17,13 +17,14 @@ from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import prepare
 from edgeattn.tasks import decode
 from edgeattn.timing import monotonic_ns
-from edgeattn.timing.memory import memory
+from edgeattn.timing.memory import give_back, leave_out_converter, memory
 
 
 def main(began_ns: int) -> None:
     """Load, open, answer one grey picture; `began_ns`: when the interpreter was ready."""
     marks_ns = [began_ns, monotonic_ns()]
     path, name, precision, threads = sys.argv[1:]
+    leave_out_converter()
     try:
         bundle = load(path)
         engine = engines.open_artefact(bundle, bundle.artefact(name, precision), threads=int(threads) or None)
@@ -31,6 +32,7 @@ def main(began_ns: int) -> None:
         picture = np.full((480, 640, 3), 128, np.uint8)
         decode(engine.infer(prepare(picture, bundle.spec.input)), bundle.spec)
         marks_ns.append(monotonic_ns())
+        give_back()
         used = memory()
         executed = {"executed_precision": engine.executed_precision, "threads": engine.threads}
         print(json.dumps({"marks_ns": marks_ns, "memory": used, "details": dict(engine.details)} | executed))

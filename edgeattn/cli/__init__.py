@@ -28,6 +28,7 @@ from edgeattn.cli.service import ServiceCommand, service
 from edgeattn.cli.train import train
 from edgeattn.cli.verify import verify
 from edgeattn.errors import EdgeAttnError
+from edgeattn.timing.memory import leave_out_converter
 
 app = typer.Typer(
     name="edgeattn",
@@ -91,6 +92,7 @@ def main() -> None:
 
 def command() -> None:
     """Run a verb as a process of its own, which ends at once where a camera's driver might hold it up."""
+    leave_out_converter()
     try:
         main()
     except SystemExit as end:

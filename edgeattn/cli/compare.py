@@ -12,7 +12,8 @@ from edgeattn.cli.common import INTERRUPTED, NO_VERDICT, say, write_json, write_
 from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
-    from edgeattn.profiling.compare import Comparison, Duel
+    from edgeattn.profiling.compare import Comparison
+    from edgeattn.profiling.duel import Duel
 
 
 def compare(
@@ -45,7 +46,7 @@ def compare(
         found = compare_files(Path(a), Path(b), force=force)
     else:
         from edgeattn.bundle import load
-        from edgeattn.profiling.compare import Duel
+        from edgeattn.profiling.duel import Duel
 
         options = {"engine": engine, "precision": precision, "threads": threads, "seconds": seconds, "force": force}
         found, stopped = _watched(Duel(load(a), load(b), **options))  # type: ignore[arg-type]

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from edgeattn.cli.common import console, say, write_json
+from edgeattn.cli.common import as_task, console, say, write_json
+from edgeattn.cli.verify import Pictures, remarks, table, verdict_exit
 from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgeattn.deploy.importing import Tried
+    from edgeattn.spec import Task
 
 
 CHANCE = 1.5
@@ -27,7 +29,8 @@ def import_(
     data: Annotated[
         Path,
         typer.Option(
-            help="Class folders named after labels, or a .csv of file and index (or label); for boxes or masks any pictures."
+            help="Class folders named after labels, or a .csv of file and index (or label). For a detector or segmenter any "
+            "pictures; with boxes or masks it is measured on them."
         ),
     ],
     labels: Annotated[
@@ -44,6 +47,9 @@ def import_(
     task: Annotated[
         str, typer.Option(help="classify, detect or segment; default: what the file says, else classify.")
     ] = "",
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out annotated pictures that are missing or cannot be read.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="The bundle; default: MODEL.edgeattn beside it.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
 ) -> None:
@@ -57,11 +63,13 @@ def import_(
     from edgeattn.datasets.labelled import class_folders, labelled_pictures, read_labels
     from edgeattn.deploy.foreign import metadata, model_file, read_graph
     from edgeattn.deploy.importing import TRIED, import_model
+    from edgeattn.deploy.verify import verify
     from edgeattn.imaging import list_pictures, read_picture
     from edgeattn.spec import to_json
 
     told = metadata(read_graph(model_file(model)).told)
     names = read_labels(labels) if labels else told.labels
+    measured: Pictures | None = None
     classifies = (task or told.task or "classify") == "classify"
     if not names and data.is_dir() and classifies:
         names = tuple(sorted((folder.name for folder in class_folders(data)), key=natural))
@@ -71,6 +79,8 @@ def import_(
         say(f"labels: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
     if classifies:
         samples = [(sample.path, sample.label) for sample in labelled_pictures(data, names)]
+    elif measured := _annotated(data, told.task if not task else as_task(task), names, skip_missing=skip_missing):
+        samples = [(path, -1) for path in measured.paths]
     else:
         samples = [(path, -1) for path in list_pictures(data)]
         if not samples:
@@ -92,13 +102,36 @@ def import_(
         say(
             f"{artefact.engine}: differs from {gate['against']} by {gate['difference']:.1e} of the range, {gate['verdict']}"
         )
+    report = None
+    if measured:
+        report = verify(found.bundle, iter(measured))
+        console.print(table(report))
+        for line in (*measured.notes, *remarks(report)):
+            say(line)
     write_json(
         json,
         {"schema": "edgeattn.import/1", "bundle": str(found.bundle.path), "tried": to_json(found.tried),
-         "failures": dict(found.failures or {}), "spec": to_json(found.bundle.spec)},
+         "failures": dict(found.failures or {}), "spec": to_json(found.bundle.spec),
+         "measured": report.json() if report else None},
     )  # fmt: skip
     path = found.bundle.path
-    say(f"next:  edgeattn {f'quantize {path} --data {data}' if classifies else f'run {path} --source 0'}")
+    labelled = classifies or measured
+    say(f"next:  edgeattn {f'quantize {path} --data {data}' if labelled else f'run {path} --source 0'}")
+    if report:
+        verdict_exit(report)
+
+
+def _annotated(data: Path, task: Task | None, names: Sequence[str], *, skip_missing: bool) -> Pictures | None:
+    """The pictures with their boxes or masks; None where the folder holds pictures alone."""
+    from edgeattn.datasets.kinds import recognise
+    from edgeattn.spec import InputSpec, Spec
+
+    try:
+        if recognise(data) == "classes":
+            return None
+    except DataError:
+        return None
+    return Pictures(data, Spec(task or "detect", InputSpec(32, 32), tuple(names)), skip_missing=skip_missing)
 
 
 def _table(tried: Sequence[Tried], pictures: int) -> Table:

@@ -6,7 +6,7 @@ import contextlib
 import faulthandler
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from edgeattn.cli.common import console, write_json
+from edgeattn.cli.common import console
+from edgeattn.cli.ending import finish, report_of
 from edgeattn.cli.outputs import file_sinks, files_of, possible, rotation_of, sink_names, told_by, written_to
 from edgeattn.cli.settings import bundle_of, take
 from edgeattn.cli.signals import Hangup, interruptible
@@ -22,15 +23,10 @@ from edgeattn.errors import EdgeAttnError
 
 if TYPE_CHECKING:
     from edgeattn.camera.exchange import Exchange
-    from edgeattn.camera.feed import Feed
-    from edgeattn.camera.frame import Source
     from edgeattn.camera.live import Live
     from edgeattn.camera.pipeline import Pipeline
-    from edgeattn.camera.record import Record
     from edgeattn.camera.shadow import Shadow
     from edgeattn.camera.slot import Policy
-
-SCHEMA = "edgeattn.run/1"
 
 
 class RunCommand(TyperCommand):
@@ -157,6 +153,7 @@ def run(
     from edgeattn.camera.soak import Soak
     from edgeattn.camera.source import open_source
     from edgeattn.timing import environment
+    from edgeattn.timing.memory import give_back
 
     if web is not None:
         from edgeattn.camera.web import Web
@@ -250,6 +247,7 @@ def run(
                 say(f"watch it at {page.url}")
             stack.enter_context(Heart(live, notifier))
             hangup.answer(exchange.reload)
+            give_back()
             soak = Soak(live, minutes, say=say) if minutes is not None else None
             try:
                 with soak or contextlib.nullcontext():
@@ -257,14 +255,14 @@ def run(
             finally:
                 notifier.send(STOPPING=1)
                 live.close()
-                report = _report(live.record, pipeline, live.feeds, live.status()) | {"sources": live.by_source()}
+                report = report_of(live.record, pipeline, live.feeds, live.status()) | {"sources": live.by_source()}
                 report["minutes"] = list(soak.minutes) if soak else []
                 failed = [feed.error for feed in live.feeds if feed.error]
         if not report and pipeline.statuses:  # interrupted while the source was being waited for
-            report = _report(Record(), pipeline, (), {})
+            report = report_of(Record(), pipeline, (), {})
     finally:
         if report:
-            _finish(report, say, json, opened)
+            finish(report, say, json, opened)
     if failed:
         raise failed[0]
 
@@ -311,45 +309,3 @@ def _live(pipeline: Pipeline, windowed: bool, collect: Path | None, say: Callabl
     window = Window(f"edgeattn: {bundle.name}", fps=None if source.live else source.fps) if windowed else None
     collector = Collector(collect, bundle.spec.labels) if collect else None
     return Live(pipeline, window=window, collector=collector, say=say, **watches)
-
-
-def _report(record: Record, pipeline: Pipeline, feeds: Sequence[Feed], status: Mapping[str, Any]) -> dict[str, Any]:
-    import psutil
-
-    from edgeattn.spec import to_json
-
-    engine = pipeline.engine
-    return {
-        "schema": SCHEMA,
-        "bundle": pipeline.bundle.name,
-        "source": ", ".join(each.name for each in pipeline.sources),
-        "engine": engine.name,
-        "precision": engine.precision,
-        "executed_precision": engine.executed_precision,
-        "device": dict(engine.details) | {"certificate": to_json(pipeline.certificate)},
-        "threads": engine.threads,
-        "in_flight": pipeline.in_flight,
-        "maps": pipeline.maps,
-        **record.report(pipeline.statuses),
-        "sinks": [feed.report() for feed in feeds],
-        "shadow": status.get("shadow"),
-        "fallback": status.get("fallback"),
-        "changes": status.get("changes", []),
-        "rss_mb": round(psutil.Process().memory_info().rss / 1e6, 1),
-    }
-
-
-def _finish(report: dict[str, Any], say: Callable[[str], None], json: Path | None, source: Source) -> None:
-    """Say what was seen, and write the report."""
-    from edgeattn.camera.record import sentence
-    from edgeattn.timing import environment
-
-    say(sentence(report))
-    for each in report.get("sources", []):
-        say(f"  {each['source']}: {sentence(each)}")
-    skipped = getattr(source, "skipped", [])
-    for _, reason in skipped:
-        say(f"skipped {reason}")
-    if json is not None:
-        report["skipped"] = [{"path": str(path), "reason": reason} for path, reason in skipped]
-        write_json(json, report | {"environment": environment()})

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-import jinja2
 import typer
 from typer.core import TyperGroup
 
@@ -139,6 +138,8 @@ def unit(name: str, shown: str, settings: Mapping[str, Any], user: str | None) -
     paths = [program[0], settings["bundle"]]
     homely = user is None and any(_in_home(path) for path in paths)
     command = [*program, "run", "--settings", f"/etc/edgeattn/{name}.toml"]
+    import jinja2
+
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     written = [settings[key] for key in WRITTEN if Path(settings.get(key, "")).is_absolute()]
     return template.from_string(TEMPLATE.read_text(encoding="utf-8")).render(

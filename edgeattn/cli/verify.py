@@ -140,6 +140,11 @@ class Pictures:
     def __len__(self) -> int:
         return len(self._listed)
 
+    @property
+    def paths(self) -> list[Path]:
+        """All of them."""
+        return [path for path, _ in self._listed]
+
     def _annotated(self, root: Path, spec: Spec, *, skip_missing: bool) -> list[tuple[Path, Any]]:
         from edgeattn.datasets.known import annotated_pictures, held_out
 

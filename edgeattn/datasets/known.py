@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from edgeattn.spec import Spec
 
 PARTS = ("test", "validation")
 """What of a set that names its parts a model is measured on, the first that there is."""
+_NAMED = 8
 
 
 def annotated_pictures(
@@ -65,7 +66,11 @@ def _masks(found: Annotations, spec: Spec) -> tuple[Annotated, ...]:
 
 
 def _strange(root: Path, names: list[str], spec: Spec) -> str:
-    return f"{root} has the class {', '.join(names)}, which is no label of the bundle; labels: {', '.join(spec.labels)}"
+    return f"{root} has the class {_some(names)}, which is no label of the bundle; labels: {_some(spec.labels)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 @dataclass(frozen=True)

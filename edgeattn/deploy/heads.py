@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgeattn.spec import Spec
+from edgeattn.spec import Spec, block_of, path_of
 
 LAYERS = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData"}
@@ -92,7 +92,7 @@ def read(file: Path) -> list[Node]:
 
 
 def decoding(nodes: list[Node]) -> frozenset[str]:
-    """Names of what comes after the last layers, DFL's convolution among it."""
+    """Names of what comes after the last layers, DFL's convolution among it; without what makes the maps of attentions."""
     makers = _makers(nodes)
     ahead = _ahead(nodes)
     layers = {i for i in range(len(nodes)) if _is_layer(nodes, i, makers)}
@@ -104,7 +104,7 @@ def decoding(nodes: list[Node]) -> frozenset[str]:
             continue
         after.add(place)
         is_bias = node.kind == "Add" and len(read) == 1 and read[0] in layers
-        if not (ahead[place] or place in layers or is_bias or node.kind == "Result"):
+        if not (ahead[place] or place in layers or is_bias or node.kind == "Result" or block_of(path_of(node.name))):
             found.append(node.name)
     return frozenset(found)
 

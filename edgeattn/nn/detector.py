@@ -31,8 +31,12 @@ LEVELS = 3
 """Strides at which boxes are proposed."""
 BINS = 16
 """Distances of the one-to-many head are means over 0, 1, ... 15 strides."""
-DEPTH = 2
-"""Separable convolutions before the last layer of a head's branch."""
+CLASS_DEPTH, EDGE_DEPTH = 2, 1
+"""Separable convolutions before the last layer of a head's branch: what a thing is wants more of them than where it ends."""
+WIDTH = 0.75
+"""D over the width of the backbone's last stage but one: neck and head then take no longer than the backbone."""
+LEAST = 48
+"""Least D."""
 PRIOR = 0.01
 """Score that every place begins with: most are background (Lin et al. 2017, arXiv:1708.02002)."""
 REACH = 2.0
@@ -86,7 +90,7 @@ class Neck(nn.Module):
         return self._mixed(stages, None)
 
     def attend(self, stages: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """As `forward`, with the map (B, h, w) of every filled slot by its block's path in the neck."""
+        """As `forward`, with the map (B, h, w) of every filled slot by its block's path in the net."""
         maps: dict[str, Tensor] = {}
         return self._mixed(stages, maps), maps
 
@@ -97,9 +101,9 @@ class Neck(nn.Module):
         for i in reversed(range(LEVELS - 1)):
             finer = levels[i]
             coarse = interpolate(levels[i + 1], size=(finer.shape[2], finer.shape[3]), mode="nearest")
-            levels[i] = _run(self.up_blocks, "up_blocks", i, finer + coarse, maps)
+            levels[i] = _run(self.up_blocks, "head.neck.up_blocks", i, finer + coarse, maps)
         for i, down in enumerate(self.downs):
-            levels[i + 1] = _run(self.down_blocks, "down_blocks", i, levels[i + 1] + down(levels[i]), maps)
+            levels[i + 1] = _run(self.down_blocks, "head.neck.down_blocks", i, levels[i + 1] + down(levels[i]), maps)
         return levels
 
 
@@ -120,10 +124,10 @@ def _down(channels: int) -> ConvNorm:
 class Branch(nn.Sequential):
     """(B, D, h, w) -> (B, out, h, w): separable convolutions, then a linear layer at every place."""
 
-    def __init__(self, channels: int, out: int, start: float) -> None:
-        """Build it; it begins with the answer `start` at every place."""
+    def __init__(self, channels: int, out: int, depth: int, start: float) -> None:
+        """Build it with `depth` of them; it begins with the answer `start` at every place."""
         parts: list[nn.Module] = []
-        for _ in range(DEPTH):
+        for _ in range(depth):
             parts += [ConvNorm(channels, channels, 3, groups=channels), ConvNorm(channels, channels, 1), nn.ReLU()]
         last = nn.Conv2d(channels, out, 1)
         nn.init.normal_(last.weight, std=0.01)
@@ -137,8 +141,8 @@ class Proposer(nn.Module):
     def __init__(self, channels: int, classes: int, edges: int, start: float) -> None:
         super().__init__()
         prior = -math.log((1.0 - PRIOR) / PRIOR)
-        self.classes = nn.ModuleList(Branch(channels, classes, prior) for _ in range(LEVELS))
-        self.edges = nn.ModuleList(Branch(channels, edges, start) for _ in range(LEVELS))
+        self.classes = nn.ModuleList(Branch(channels, classes, CLASS_DEPTH, prior) for _ in range(LEVELS))
+        self.edges = nn.ModuleList(Branch(channels, edges, EDGE_DEPTH, start) for _ in range(LEVELS))
 
     def forward(self, levels: Sequence[Tensor]) -> Proposals:
         """What it says at every place."""
@@ -178,9 +182,9 @@ class DetectionHead(nn.Module):
         return self.propose(self.neck(stages))
 
     def attend(self, stages: Sequence[Tensor]) -> tuple[Tensor | Answer, dict[str, Tensor]]:
-        """The answer, and the maps of the neck's slots by their paths in the net."""
+        """The answer, and the maps of the neck's slots."""
         levels, maps = self.neck.attend(stages)
-        return self.propose(levels), {f"head.neck.{path}": value for path, value in maps.items()}
+        return self.propose(levels), maps
 
     def propose(self, levels: Sequence[Tensor]) -> Tensor | Answer:
         """The answer to the neck's maps."""
@@ -220,19 +224,20 @@ class Detector(Net):
     def __init__(self, classes: int, *, size: str = "pico", attention: str = "none", imgsz: int = 416) -> None:
         """Build it on a backbone named as `build_backbone` takes it; `imgsz` is the longer side of the input, in pixels."""
         backbone = build_backbone(size, attention, imgsz=imgsz)
-        channels = backbone.widths[-2]
+        channels = max(LEAST, 8 * round(WIDTH * backbone.widths[-2] / 8))
         super().__init__(
             backbone, DetectionHead(backbone, classes, attention, imgsz=imgsz, channels=channels), attention
         )
 
     def watch(self, x_BCHW: Tensor, *, maps: bool = True) -> tuple[Tensor | Answer, dict[str, Tensor], Tensor]:
         """As `Net.watch`; the features are the neck's three maps side by side, (B, 3 D, h, w) at the size of the middle one."""
-        if maps and self.backbone.has_maps:
+        found: dict[str, Tensor] = {}
+        if maps:
             stages, found = self.backbone.attend(x_BCHW)
             levels, more = self.head.neck.attend(stages)
-            found |= {f"head.neck.{path}": value for path, value in more.items()}
+            found |= more
         else:
-            levels, found = self.head.neck(self.backbone.pyramid(x_BCHW)), {}
+            levels = self.head.neck(self.backbone.pyramid(x_BCHW))
         size = (levels[1].shape[2], levels[1].shape[3])
         fine, middle, coarse = levels
         features = torch.cat(

@@ -8,7 +8,6 @@ loop. (`cold`, process start to first result, has a module of its own: no engine
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +18,9 @@ from edgeattn.camera.files import Folder
 from edgeattn.camera.pipeline import Pipeline
 from edgeattn.camera.pipeline import Result as Answer
 from edgeattn.camera.source import open_source
-from edgeattn.engines.base import Engine
 from edgeattn.errors import EngineError, NameNotFoundError, SourceError, SpecError
 from edgeattn.profiling.bench import Bench, Contender
+from edgeattn.profiling.streams import Streams
 from edgeattn.timing import NS_PER_MS, SAMPLE_FLOORS, usable_cores
 from edgeattn.timing.histogram import Histogram
 from edgeattn.timing.sensors import read as read_sensors
@@ -160,7 +159,7 @@ def throughput(bench: Bench, plan: Plan) -> Iterator[float]:
         streams = max(1, usable_cores() // contender.engine.threads)
         crew = [contender.engine, *(bench.another(contender) for _ in range(streams - 1))]
         began_ns, done = bench.clock(), 0.0
-        running = _Streams(bench, crew)
+        running = Streams(bench, crew)
         try:
             with running:
                 while done < 1.0:
@@ -174,7 +173,7 @@ def throughput(bench: Bench, plan: Plan) -> Iterator[float]:
         yield (place + 1) / of
 
 
-def _note_streams(contender: Contender, running: _Streams, streams: int, began_ns: int, ended_ns: int) -> None:
+def _note_streams(contender: Contender, running: Streams, streams: int, began_ns: int, ended_ns: int) -> None:
     """Inferences a second, with the interval of their median over twenty parts of the time."""
     contender.latencies_ns += [end - start for start, end in running.passes]
     ends_ns = np.asarray([end for _, end in running.passes])
@@ -185,46 +184,6 @@ def _note_streams(contender: Contender, running: _Streams, streams: int, began_n
         "throughput_fps": 1e9 * len(running.passes) / (ended_ns - began_ns),
         "throughput_interval_fps": [float(rates[low - 1]), float(rates[high - 1])],
     }
-
-
-class _Streams:
-    """A thread an engine, each inferring without a pause, until left."""
-
-    def __init__(self, bench: Bench, crew: list[Engine]) -> None:
-        self.passes: list[tuple[int, int]] = []
-        """Start and end of each inference, complete once it was left."""
-        self.error: Exception | None = None
-        self._bench, self._over = bench, threading.Event()
-        self._lists: list[list[tuple[int, int]]] = [[] for _ in crew]
-        self._threads = [
-            threading.Thread(target=self._run, args=(engine, passes), daemon=True)
-            for engine, passes in zip(crew, self._lists, strict=True)
-        ]
-
-    @property
-    def count(self) -> int:
-        return sum(map(len, self._lists))
-
-    def __enter__(self) -> _Streams:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-        self.passes = [each for passes in self._lists for each in passes]
-
-    def _run(self, engine: Engine, passes: list[tuple[int, int]]) -> None:
-        image, clock = self._bench.image, self._bench.clock
-        try:
-            while not self._over.is_set():
-                start_ns = clock()
-                engine.infer(image)
-                passes.append((start_ns, clock()))
-        except Exception as error:
-            self.error = error
 
 
 def sustained(bench: Bench, plan: Plan) -> Iterator[float]:

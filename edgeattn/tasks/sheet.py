@@ -92,6 +92,8 @@ def focus(map_hw: NDArray[Any]) -> float:
 
 
 def _seen(picture: Picture, spec: Spec) -> Picture:
+    if spec.input.fit == "letterbox":
+        return picture
     x, y, w, h = crop_box(picture.shape[0], picture.shape[1], spec.input)
     return picture[y : y + h, x : x + w]
 

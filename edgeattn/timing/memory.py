@@ -1,8 +1,11 @@
-"""Memory of this process, as the kernel counts it."""
+"""Memory of this process, as the kernel counts it, and what saves some of it."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import re
+import sys
 from pathlib import Path
 
 from edgeattn.timing.environment import UNAVAILABLE
@@ -22,6 +25,20 @@ def memory() -> dict[str, float | str]:
         "peak_rss_mb": _field("status", "VmHWM"),
         "pss_mb": _field("smaps_rollup", "Pss"),
     }
+
+
+def leave_out_converter() -> None:
+    """Keep `import openvino` from its converter of other frameworks' models, 15 MB that nothing here needs.
+
+    Its package allows for that; but for the whole process, which should be ours.
+    """
+    sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
+
+
+def give_back() -> None:
+    """Give the system what opening a model has freed; the C library keeps it otherwise."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _field(file: str, name: str) -> float | str:

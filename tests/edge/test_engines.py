@@ -349,6 +349,18 @@ def test_importing_engines_loads_none_of_them() -> None:
     assert not {"onnxruntime", "openvino", "onnx", "torch"}.intersection(done.stdout.split())
 
 
+def test_a_process_of_ours_opens_openvino_without_its_converter(tiny_bundle: Bundle) -> None:
+    script = (
+        "import sys\nfrom edgeattn.timing.memory import leave_out_converter\nleave_out_converter()\n"
+        "from edgeattn.bundle import load\nfrom edgeattn.engines import open_engine\n"
+        f"open_engine(load({str(tiny_bundle.path)!r}), engine='openvino', precision='float')\nprint(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "openvino" in loaded
+    assert not [name for name in loaded if name.startswith(("openvino_telemetry", "openvino.tools.ovc."))]
+
+
 def _float_bytes() -> bytes:
     return bytes(tiny.float_model().SerializeToString())
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgeattn.errors import DataError
 from edgeattn.evaluation.significance import (
+    fall_gate,
     holm,
     loss_gate,
     median_gate,
@@ -209,3 +210,43 @@ def test_holm_by_hand() -> None:
     corrected = holm([math.nan, 0.02])
     assert math.isnan(corrected[0])
     assert corrected[1] == 0.02
+
+
+def drawn(falls: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
+    """Mean falls of sets drawn from pictures that fall by so much each."""
+    rng = np.random.default_rng(seed)
+    return falls[rng.integers(0, len(falls), (1000, len(falls)))].mean(1)
+
+
+def test_the_fall_of_a_set_s_figure_passes_fails_or_cannot_be_told() -> None:
+    noise = np.random.default_rng(1).normal(0, 0.02, 100)
+    noise -= noise.mean()
+    passed, failed = (fall_gate(fall, drawn(noise + fall), 0.01, 100) for fall in (0.0, 0.02))
+    assert (passed.verdict, failed.verdict) == ("passed", "failed")
+    assert passed.high == pytest.approx(1.645 * 0.02 / 10, rel=0.2)
+    unsure = fall_gate(0.009, drawn(noise + 0.009), 0.01, 100)
+    assert unsure.verdict == "cannot tell"
+    assert unsure.needed_n is not None
+    half = (unsure.high - 0.009) * math.sqrt(100 / unsure.needed_n)
+    assert half == pytest.approx(0.001, rel=0.05), "as many pictures as would tell, were they as these"
+
+
+def test_objects_that_are_all_found_alike_leave_what_so_few_leave() -> None:
+    for objects, said in ((100, "cannot tell"), (400, "passed")):
+        gate = fall_gate(0.0, np.zeros(1000), 0.01, 50, objects=objects)
+        assert gate.verdict == said
+        assert gate.high == pytest.approx(tango(0, 0, objects)[1], rel=1e-6)
+    assert fall_gate(0.0, np.zeros(1000), 0.01, 1).verdict == "cannot tell", "one picture tells nothing"
+    assert fall_gate(0.0, np.zeros(1000), 0.01, 50).verdict == "passed"
+
+
+@pytest.mark.parametrize("n", [10, 60])
+def test_the_ends_of_a_drawn_interval_hold_what_they_promise(n: int) -> None:
+    """Skewed falls, as of a detector that rarely misses: each end of 95 % holds in about as many samples."""
+    rng, held = np.random.default_rng(2), [0, 0]
+    for seed in range(300):
+        falls = rng.exponential(0.02, n) * rng.choice([-1, 1, 1], n)
+        fall = float(falls.mean())
+        gate = fall_gate(fall, drawn(falls, seed), 0.01, n)
+        held = [held[0] + (gate.low <= 0.02 / 3), held[1] + (gate.high >= 0.02 / 3)]
+    assert all(0.9 <= count / 300 <= 0.99 for count in held), held

@@ -19,7 +19,8 @@ from edgeattn.bundle import Bundle, load, write
 from edgeattn.cli.compare import compare as compare_verb
 from edgeattn.engines.fake import FakeEngine
 from edgeattn.errors import DataError, NameNotFoundError
-from edgeattn.profiling.compare import APART, IN_TURNS, Comparison, Duel, compare_files, judge
+from edgeattn.profiling.compare import APART, Comparison, compare_files, judge
+from edgeattn.profiling.duel import IN_TURNS, Duel
 from edgeattn.timing.statistics import Ratio
 
 ONE = {"engine": "openvino", "precision": "float"}
@@ -48,7 +49,7 @@ def duel(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, slower: float, seed: i
         return engine
 
     monkeypatch.setattr("edgeattn.engines.open_artefact", open_artefact)
-    monkeypatch.setattr("edgeattn.profiling.compare.frames.builtin", lambda bundle: iter([small()] * 9999))
+    monkeypatch.setattr("edgeattn.profiling.duel.frames.builtin", lambda bundle: iter([small()] * 9999))
     after = dataclasses.replace(bundle, provenance={"after": True})
     fight = Duel(bundle, after, **ONE, seconds=4.0, clock=clock, lot=random.Random(seed))  # type: ignore[arg-type]
     shares = list(fight)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,17 @@ def test_the_map_is_drawn_at_its_place() -> None:
     assert at(first, 1, 6) > at(first, 6, 1) + 40
     assert at(second, 6, 1) > at(second, 1, 6) + 40
     assert abs(at(mean, 1, 6) - at(mean, 6, 1)) < 25
+
+
+def test_a_letterboxed_frame_is_shown_whole() -> None:
+    picture = np.full((32, 64, 3), 100, np.uint8)
+    picture[:, :8] = 250
+    spec = replace(SPEC, task="detect", input=InputSpec(64, 64, fit="letterbox"))
+    drawn = sheet(picture, {"m0": bright_at(4, 4), "m1": bright_at(4, 4)}, spec, opacity=0.0)
+    shown = tile(drawn, 0, 0)
+    assert shown[: TILE // 2, : TILE // 8].min() > 200
+    assert abs(shown[: TILE // 2, TILE // 4 :].astype(int) - 100).max() < 10
+    assert shown[TILE // 2 :].max() < 60
 
 
 def test_focus() -> None:

@@ -38,7 +38,7 @@ def test_without_the_package_the_error_names_the_extra() -> None:
 
 def test_tracks_are_told_and_drawn() -> None:
     found = frame((10, 0.9), (20, 0.8))
-    known = Detections(found.boxes, found.scores, found.indices, found.labels, np.array([3, -1]))
+    known = Detections(found.boxes, found.scores, found.indices, found.labels, tracks=np.array([3, -1]))
     assert [row["track"] for row in told(known)] == [3, -1]
     assert "track" not in told(found)[0]
     canvas: Picture = np.zeros((200, 200, 3), np.uint8)

@@ -40,7 +40,7 @@ def test_a_pico_is_small_enough() -> None:
     assert cost(model, 416).parameters <= 1_500_000
 
 
-@pytest.mark.parametrize(("size", "imgsz"), [("pico", 96), ("pico", 100), ("pico", 32), ("resnet20", 32)])
+@pytest.mark.parametrize(("size", "imgsz"), [("pico", 96), ("pico", 100), ("pico", 32), ("resnet20", 32), ("lite", 64)])
 def test_every_place_proposes_in_training_by_two_heads_and_then_by_one(size: str, imgsz: int) -> None:
     model = Detector(3, size=size, attention="se", imgsz=imgsz).train()
     x = torch.randn(2, 3, imgsz, imgsz)
@@ -95,7 +95,7 @@ def test_watching_gives_the_necks_features_beside_the_same_answer() -> None:
     assert torch.equal(answer, plain)
     assert maps.keys() == model.attend(x)[1].keys()
     assert not none
-    assert features.shape == (2, 3 * 64, 4, 4)
+    assert features.shape == (2, 3 * 48, 4, 4)
 
 
 def test_both_engines_answer_as_torch_does_from_a_graph_that_npus_take(tmp_path: Path) -> None:

@@ -107,6 +107,16 @@ def test_every_term_teaches_and_a_batch_without_boxes_teaches_the_background(car
     assert {name for name, term in empty.items() if term > 0} == {"class_many", "class_one"}
 
 
+def test_a_folded_net_learns_on_by_the_head_that_is_left(cards: CardPictures) -> None:
+    """As quantization-aware training does."""
+    x, target, _ = batch(cards)
+    model = Detector(3, imgsz=SIDE).deployed().train()
+    terms = training_task("detect").loss(model(x), target, 0.0)
+    assert list(terms) == ["class_one", "box_one"]
+    torch.stack(list(terms.values())).sum().backward()
+    assert model.get_parameter("backbone.stem.0.weight").grad.abs().sum() > 0
+
+
 def test_the_loss_falls_where_the_answer_nears_the_truth(cards: CardPictures) -> None:
     """An answer made by hand: the place in the middle of the box says the box, and is as sure as it is told."""
     target = torch.tensor([[[16.0, 16.0, 48.0, 48.0, 1.0]]])
