@@ -264,6 +264,7 @@ def test_a_backbone_is_learnt_elsewhere_and_its_head_begins_anew() -> None:
     assert all(name.startswith("backbone.") for name in changed)
 
 
-def test_a_wrong_model_is_named() -> None:
+@pytest.mark.parametrize("name", ["picco", "timm:resnet18"])
+def test_a_wrong_model_is_named(name: str) -> None:
     with pytest.raises(NameNotFoundError, match="pico"):
-        training_task("detect").build(replace(RECIPE, model="picco"), 3)
+        training_task("detect").build(replace(RECIPE, model=name), 3)
