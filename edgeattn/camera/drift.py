@@ -27,7 +27,7 @@ from edgeattn.evaluation import significance
 from edgeattn.evaluation.significance import Gate, Verdict
 from edgeattn.imaging import Picture
 from edgeattn.spec import Spec
-from edgeattn.tasks import Prediction
+from edgeattn.tasks import Prediction, same
 
 MAX_FLIPS = 0.05
 """Greatest share of pictures on which the answer may be another one than float's, as in `verify`."""
@@ -60,6 +60,8 @@ class Check:
     """What the running model answered."""
     wanted: str
     """What float answered."""
+    differs: bool
+    """Whether the two are not the same (see `tasks.same`)."""
     map_js: float | None
     """How far the maps diverge, the median over blocks; None: no maps, or nothing to relate it to yet."""
     map_rank: float | None
@@ -97,7 +99,8 @@ class Drift:
             self._note_apart(wanted_maps, last[1])
         self._last[camera] = (small, wanted_maps)
         self.checked += 1
-        self.differed += given.label != wanted.label
+        differs = not same(given, wanted)
+        self.differed += differs
         ratios = [
             float(attention.js_divergence(given_maps[block], wanted)) / max(self._apart[block], LEAST_DIVERGENCE)
             for block, wanted in wanted_maps.items()
@@ -108,6 +111,7 @@ class Drift:
             Check(
                 given.label,
                 wanted.label,
+                differs,
                 statistics.median(ratios) if ratios else None,
                 statistics.median(ranks) if ranks else None,
             )
@@ -194,7 +198,7 @@ def maps_of(outputs: Mapping[str, NDArray[Any]], spec: Spec) -> dict[str, NDArra
 
 
 def _differing(checks: tuple[Check, ...]) -> list[Check]:
-    return [check for check in checks if check.given != check.wanted]
+    return [check for check in checks if check.differs]
 
 
 def _percent(gate: Gate) -> str:

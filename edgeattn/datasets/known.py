@@ -44,7 +44,7 @@ def _boxes(found: Annotations, spec: Spec) -> tuple[Annotated, ...]:
     occur = {label for one in found.pictures for label in one.labels.tolist()}
     if not occur:
         raise DataError(
-            f"{found.root} holds no boxes, and a detector is measured by boxes; leave out the labels, or add some"
+            f"{found.root} holds no boxes, and a detector is measured by boxes; give COCO or YOLO labels, or pictures alone"
         )
     places = [spec.labels.index(name) if name in spec.labels else -1 for name in found.names]
     if strange := [name for i, name in enumerate(found.names) if i in occur and places[i] < 0]:

@@ -48,6 +48,10 @@ _TOLD: dict[Task, Callable[[Any], Any]] = {
 """Truths as plain values."""
 
 
+TINY = 1e-9
+"""Stands for a bound of zero, as of a figure of which float has nothing."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """What int8 must keep."""
@@ -244,7 +248,7 @@ class Ladder:
         int8, reference = by["int8"], by["float"]
         figures = {name: gate for name, gate in int8.gates.items() if "bound" in gate}
         broken = any(gate["verdict"] == "failed" for name, gate in int8.gates.items() if name not in figures)
-        over = {name: gate["value"] / gate["bound"] for name, gate in figures.items()}
+        over = {name: gate["value"] / max(gate["bound"], TINY) for name, gate in figures.items()}
         off = {
             block.block: max(block.js / self.bounds.map_js, (1.0 - block.rank) / (1.0 - self.bounds.rank))
             for block in int8.blocks

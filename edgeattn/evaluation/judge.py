@@ -46,6 +46,8 @@ SAME = 0.95
 """Least agreement of two answers to a picture that are the same: less is a flip."""
 FAINTEST = 0.001
 """Score that a box must exceed to count for average precision, which looks at all of them."""
+PART = 0.1
+"""Of float's figure, most that may be lost where the bound is not wider itself: of a figure of nearly nothing a point is all."""
 DRAWN = 1000
 """Sets of pictures that an interval is drawn from."""
 
@@ -252,11 +254,18 @@ class DetectJudge:
     ) -> Gate:
         """As `Judge.loss`, by mAP50."""
         weights_BP, classes = _weights(len(before)), len(self.spec.labels)
-        falls_B = np.subtract(*(drawn_map50(*_columns(marks), weights_BP, classes) for marks in (before, after)))
+        float_B, int8_B = (drawn_map50(*_columns(marks), weights_BP, classes) for marks in (before, after))
         objects = sum(int((~truth.crowd).sum()) for truth, _ in before)
         if not objects:
             raise DataError("there are no boxes on the labelled pictures to judge a detector by; give some that have")
-        return fall_gate(falls_B[0], falls_B[1:][np.isfinite(falls_B[1:])], bound, len(before), objects=objects)
+        return _fall(float_B, int8_B, bound, len(before), objects)
+
+
+def _fall(float_B: NDArray[np.float64], int8_B: NDArray[np.float64], bound: float, n: int, objects: int = 0) -> Gate:
+    """The gate of two figures, each of all pictures and then of sets drawn from them."""
+    falls_B = float_B - int8_B
+    bound = min(bound, max(PART, bound) * float(float_B[0]))
+    return fall_gate(float(falls_B[0]), falls_B[1:][np.isfinite(falls_B[1:])], bound, n, objects=objects)
 
 
 def _columns(marks: Sequence[tuple[Truth, Finding]]) -> tuple[list[Truth], list[Finding]]:
@@ -340,12 +349,12 @@ class SegmentJudge:
     def loss(self, before: Sequence[NDArray[np.int32]], after: Sequence[NDArray[np.int32]], bound: float) -> Gate:
         """As `Judge.loss`, by mIoU."""
         weights_BP = _weights(len(before))
-        falls_B = np.subtract(
-            *(_mean_iou(np.tensordot(weights_BP, np.array(marks, np.int64), 1)) for marks in (before, after))
+        float_B, int8_B = (
+            _mean_iou(np.tensordot(weights_BP, np.array(marks, np.int64), 1)) for marks in (before, after)
         )
-        if not math.isfinite(falls_B[0]):
+        if not math.isfinite(float_B[0]):
             raise DataError("no pixel of the labelled pictures counts; give some that have classes")
-        return fall_gate(falls_B[0], falls_B[1:][np.isfinite(falls_B[1:])], bound, len(before))
+        return _fall(float_B, int8_B, bound, len(before))
 
     def _overlap(self, marks: Sequence[NDArray[np.int32]]) -> segment.Overlap:
         seen = segment.Segmentation(self.spec.labels, tolerance=None)

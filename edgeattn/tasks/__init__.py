@@ -29,6 +29,7 @@ __all__ = [
     "decode",
     "draw",
     "parts",
+    "same",
     "told",
 ]
 
@@ -85,6 +86,13 @@ def told(prediction: Prediction) -> dict[str, Any]:
     if isinstance(prediction, Regions):
         return {"regions": segment.told(prediction)}
     return {"label": prediction.label, "score": round(prediction.score, 4), "rejected": prediction.rejected}
+
+
+def same(given: Prediction, wanted: Prediction) -> bool:
+    """Whether two results for one frame say the same: by their label, of regions nearly every pixel (see `segment.agree`)."""
+    if isinstance(given, Regions) and isinstance(wanted, Regions):
+        return segment.agree(given, wanted)
+    return given.label == wanted.label
 
 
 def parts(outputs: Mapping[str, NDArray[Any]], spec: Spec) -> dict[str, NDArray[Any]]:

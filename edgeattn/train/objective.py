@@ -45,6 +45,7 @@ class Objective(nn.Module):
         self.recipe, self.model, self.task = recipe, model, training_task(recipe.task)
         self._teacher = (teacher,)  # in a tuple, it is no part of this module: neither trained nor saved
         self.methods = methods(recipe.distill) if teacher else ()
+        self.answers = needs(self.methods, "logits")
         self.teaches_maps, self.features = needs(self.methods, "maps"), needs(self.methods, "features")
         self.maps = self.teaches_maps or recipe.supervise != "none"
         self.looking = f"looking_{recipe.supervise}"
@@ -98,8 +99,11 @@ class Objective(nn.Module):
         if self.distiller is not None:
             told = Seen(told_NK, {}, None) if told_NK is not None else self._teach(x_BCHW)
             rise = min(1.0, progress / DISTILL_WARMUP)
-            own_NK, told_NK, label_N = self.task.compared(seen.answer, told.answer, target)
-            taught = self.distiller(seen._replace(answer=own_NK), told._replace(answer=told_NK), label_N)
+            compared = None
+            if self.answers:
+                compared = self.task.compared(seen.answer, told.answer, target)
+                seen, told = seen._replace(answer=compared.own), told._replace(answer=compared.told)
+            taught = self.distiller(seen, told, compared.label if compared else target)
             terms |= {name: rise * term for name, term in taught.items()}
         if not self.log_sigma:
             return terms

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeattn.errors import DataError, SpecError
+from edgeattn.nn.detector import Detector
 from edgeattn.nn.model import build_model
 from edgeattn.nn.pretrained import TIMM
 from edgeattn.train.distill import freeze
@@ -31,10 +32,13 @@ def open_teacher(name: str, labels: tuple[str, ...]) -> nn.Module:
     Raises:
         DataError: there is no such teacher, or it knows other classes.
         NameNotFoundError: no such model or function.
-        SpecError: it is no model.
+        SpecError: it is no model; or several detectors.
     """
     if "," in name:
-        return Ensemble([open_teacher(part, labels) for part in name.split(",")])
+        members = [open_teacher(part, labels) for part in name.split(",")]
+        if any(isinstance(member, Detector) for member in members):
+            raise SpecError(f"the boxes of several detectors ({name}) have no mean; name one teacher")
+        return Ensemble(members)
     path = Path(name)
     if path.suffix == ".onnx" or (path / "bundle.json").is_file():
         return _onnx(path, labels)

@@ -16,9 +16,11 @@ from openvino.passes import ConstantFolding, Manager
 from edgeattn.deploy import heads
 from edgeattn.deploy.climb import climb
 from edgeattn.deploy.ladder import Bounds, Ladder
+from edgeattn.deploy.sensitivity import sensitivity
 from edgeattn.deploy.structure import quantized_layers
 from edgeattn.imaging import prepare
 from edgeattn.spec import InputSpec, Spec
+from edgeattn.timing.bar import progress_bar
 
 SPEC = replace(squares.SPEC, labels=tuple("abcdef"))
 
@@ -157,3 +159,16 @@ def test_nothing_after_the_last_layers_is_rounded(engine: str, tmp_path: Path) -
         rounded = {node.name for node in graph.node if node.input and node.input[0] in integers}
         rounded -= {"head/Reshape_8", "head/Reshape_9"}  # which take the last layers' own outputs
     assert not any(name.startswith("head/") for name in rounded), rounded
+
+
+def test_what_int8_costs_is_told_branch_by_branch(tmp_path: Path) -> None:
+    ladder = a_ladder(tmp_path, loud=True)
+    with progress_bar(False, a_second=2) as bar:
+        found = sensitivity(ladder, "onnxruntime", ladder.start, 60.0, bar)
+    branches = {row.name: row for row in found.rows if row.kind == "head"}
+    assert set(branches) == {heads.BOXES, heads.CLASSES}
+    saved = {name: found.saved(row)["map50"] for name, row in branches.items()}
+    assert (saved[heads.BOXES] or 0.0) > 0.5 > abs(saved[heads.CLASSES] or 0.0)
+    assert branches[heads.CLASSES].signal_to_error_db > 20
+    row = next(row for row in found.json()["rows"] if row["name"] == heads.BOXES)
+    assert row["map50_change"] == saved[heads.BOXES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +12,20 @@ import pytest
 import torch
 
 from edgeattn.datasets.cards import Cards, CardSample
-from edgeattn.errors import DataError, NameNotFoundError
+from edgeattn.errors import DataError, NameNotFoundError, SpecError
+from edgeattn.nn import build_model
 from edgeattn.nn.detector import Answer, Detector
 from edgeattn.train import Recipe, TrainingData, load_run, train
 from edgeattn.train.boxes import Boxes, where_boxes
 from edgeattn.train.distill import freeze
 from edgeattn.train.loader import View
 from edgeattn.train.objective import Objective
+from edgeattn.train.runs import build, save_weights, start_from, write_recipe
 from edgeattn.train.sources import CardPictures
 from edgeattn.train.tasks import training_task
 from edgeattn.train.tasks.base import Mixed
 from edgeattn.train.tasks.detect import Detect
+from edgeattn.train.teachers import open_teacher
 
 SIDE = 64
 RECIPE = Recipe(
@@ -179,6 +183,27 @@ def test_a_detector_teaches_another(cards: CardPictures, method: str) -> None:
     assert all(p.grad is None for p in teacher.parameters())
 
 
+def test_by_features_a_classifier_teaches_a_detector(cards: CardPictures) -> None:
+    """Their answers could not be compared."""
+    x, target, where = batch(cards)
+    teacher = freeze(build_model("nano", 7, attention="none", imgsz=SIDE))
+    made = Objective(replace(RECIPE, distill="cwd"), Detector(3, imgsz=SIDE), teacher).train()
+    assert torch.isfinite(made(x, target, where, progress=0.5)["cwd"])
+
+
+def test_several_detectors_are_no_teacher(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    recipe = replace(RECIPE, imgsz=32)
+    write_recipe(recipe, run)
+    save_weights(build(recipe, 3), run)
+    (run / "labels.json").write_text(json.dumps(LABELS))
+    (run / "metrics.jsonl").write_text("{}\n")
+    assert isinstance(open_teacher(str(run), LABELS), Detector)
+    with pytest.raises(SpecError, match="name one teacher"):
+        open_teacher(f"{run},{run}", LABELS)
+
+
 def test_answers_are_compared_where_the_true_boxes_are(cards: CardPictures) -> None:
     target = torch.tensor([[[40.0, 8.0, 56.0, 24.0, 1.0], [0, 0, 0, 0, -1]]])
     model = Detector(3, imgsz=SIDE)
@@ -229,8 +254,6 @@ def test_attention_is_taught_where_the_boxes_are(cards: CardPictures) -> None:
 
 
 def test_a_backbone_is_learnt_elsewhere_and_its_head_begins_anew() -> None:
-    from edgeattn.train.runs import build, start_from
-
     torch.manual_seed(0)
     recipe = replace(RECIPE, attention="coord")
     model = build(recipe, 3)
@@ -241,6 +264,7 @@ def test_a_backbone_is_learnt_elsewhere_and_its_head_begins_anew() -> None:
     assert all(name.startswith("backbone.") for name in changed)
 
 
-def test_a_wrong_model_is_named() -> None:
+@pytest.mark.parametrize("name", ["picco", "timm:resnet18"])
+def test_a_wrong_model_is_named(name: str) -> None:
     with pytest.raises(NameNotFoundError, match="pico"):
-        training_task("detect").build(replace(RECIPE, model="picco"), 3)
+        training_task("detect").build(replace(RECIPE, model=name), 3)

@@ -25,6 +25,7 @@ from edgeattn.imaging import Picture, prepare
 from edgeattn.nn.backbone import SIZES
 from edgeattn.nn.detector import BINS, LEVELS, Answer, Detector, Proposals
 from edgeattn.nn.model import OTHERS, build_model
+from edgeattn.nn.pretrained import TIMM
 from edgeattn.spec import Spec
 from edgeattn.tasks import Detections
 from edgeattn.train.assignment import around, assign, ciou, distribution_focal
@@ -57,7 +58,7 @@ class Detect:
             NameNotFoundError: no such backbone.
             SpecError: `equal_cost_to`, which nobody has measured for detectors.
         """
-        if ":" in recipe.model:
+        if ":" in recipe.model and not recipe.model.startswith(TIMM):
             return build_model(recipe.model, classes)
         if recipe.model not in (*SIZES, *OTHERS):
             raise NameNotFoundError("model of a detector", recipe.model, (*SIZES, *OTHERS))
