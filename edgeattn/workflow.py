@@ -55,8 +55,8 @@ BEHIND = 0.03
 """A student that loses more top-1 than this against its teacher is clearly behind."""
 RESERVE_MINUTES = 1.0
 """Time kept for export, quantization and verification."""
-DEMO_SIDE = 160
-"""Side of the input of the demo's detector and segmenter, in pixels."""
+DEMO_VIEWS: dict[Task, int] = {"detect": 48_000, "segment": 24_000}
+"""Cards that the demo's detector and segmenter learn from."""
 QAT_LR = 1 / 32
 """Learning rate of a quantization-aware fine-tuning, as a fraction of its run's: BatchNorm is gone."""
 SENSITIVITY_PICTURES = 500
@@ -374,8 +374,8 @@ def demo_recipe(seed: int, task: Task = "classify") -> Recipe:
     """The demo's student: fixed, so that every machine trains the same model from a seed."""
     if task != "classify":
         return Recipe(
-            "cards", task=task, imgsz=DEMO_SIDE, seed=seed, split_seed=seed, epochs=4, views_per_epoch=3_000,
-            batch_size=DENSE_BATCH, lr=DENSE_LR,
+            "cards", task=task, seed=seed, split_seed=seed, epochs=4, views_per_epoch=DEMO_VIEWS[task] // 4,
+            batch_size=32, lr=0.016, start="zoo",
         )  # fmt: skip
     return Recipe(
         "cards",
@@ -394,7 +394,7 @@ def demo(recipe: Recipe, data: TrainingData, out: Path, *, progress: bool, say: 
 
     The second starts from the first and learns from its softened answers too (born-again networks, Furlanello et al. 2018,
     arXiv:1805.04770). A large pretrained teacher is no help here: in the demo's minutes it learns cards worse than pico does.
-    A detector or segmenter is trained once, from random weights.
+    A detector or segmenter is trained once, its backbone from the zoo's weights.
     """
     if recipe.task != "classify":
         say(f"{recipe.task}: {recipe.model} with {recipe.attention}, {len(data.train) * recipe.epochs} cards")
