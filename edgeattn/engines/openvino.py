@@ -112,7 +112,13 @@ class OpenVinoEngine:
         self._request: Any = self._compiled.create_infer_request()
         # Given once: handing the picture over with each call takes ten times as long as to copy it.
         self._image = _shared_input(self._request, spec.input)
-        self._names = [given.any_name for given in self._compiled.outputs]
+        # A tensor may bear several names, of which `any_name` is any.
+        self._places = {
+            name: place
+            for place, given in enumerate(self._compiled.outputs)
+            for name in self._outputs
+            if name in given.names
+        }
         self._executed = ""
         self.details: Mapping[str, Any] = {
             "version": version,
@@ -133,7 +139,8 @@ class OpenVinoEngine:
             raise EngineError(f"{self._file}: the engine was closed; open it again")
         try:
             np.copyto(self._image, image)
-            return dict(zip(self._names, self._request.infer().values(), strict=True))
+            given = list(self._request.infer().values())
+            return {name: given[place] for name, place in self._places.items()}
         except Exception as error:
             raise EngineError(f"{self._file}: openvino failed to run it ({telling_line(error)})") from error
 
@@ -191,9 +198,9 @@ class OpenVinoEngine:
     def _read(self, core: Any) -> Any:
         """The model, with the wanted outputs alone."""
         model = core.read_model(self._file)
-        check_outputs(self._file, self._outputs, [output.any_name for output in model.outputs])
+        check_outputs(self._file, self._outputs, [name for output in model.outputs for name in output.names])
         for result, output in zip(model.get_results(), model.outputs, strict=True):
-            if output.any_name not in self._outputs:
+            if not output.names.intersection(self._outputs):
                 model.remove_result(result)
         return model
 
