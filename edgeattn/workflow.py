@@ -101,15 +101,12 @@ def photo_recipe(
     teacher: str = "auto",
     seed: int = 0,
 ) -> Recipe:
-    """The student's recipe for a folder of photos: lite has seen photos before, pico starts from the zoo's weights.
-
-    A detector or segmenter has no default teacher.
-    """
+    """The student's recipe for a folder of photos: lite has seen photos before, pico starts from the zoo's weights."""
     recipe = Recipe(
         str(photos), task=task, model=model, attention=attention, imgsz=imgsz or SIZES[task], teacher=teacher, seed=seed
     )
     if task != "classify":
-        return replace(recipe, teacher="none" if teacher == "auto" else teacher, batch_size=DENSE_BATCH, lr=DENSE_LR)
+        return replace(recipe, batch_size=DENSE_BATCH, lr=DENSE_LR)
     recipe = replace(recipe, mixup=0.3)
     if model == LITE:
         return replace(recipe, lr=0.002, dropout=0.2)
@@ -148,7 +145,10 @@ def teacher_recipe(student: Recipe) -> Recipe:
 def train_with_teacher(
     recipe: Recipe, data: TrainingData, out: Path, *, minutes: float, resume: bool, progress: bool, say: Say
 ) -> tuple[Trained, Trained | None]:
-    """Train a student within `minutes`, after its default teacher where the set is small, or after the teacher it names."""
+    """Train a student within `minutes`, after its default teacher where the set is small, or after the teacher it names.
+
+    A detector or segmenter has no default teacher.
+    """
     teacher: Trained | None = None
     folder = out / "student"
     if resume and (folder / "recipe.json").is_file():

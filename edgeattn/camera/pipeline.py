@@ -291,14 +291,17 @@ class Pipeline:
     def _result(self, request: _Request) -> Result:
         spec, camera, frame, outputs = self.model.spec, request.camera, request.frame, request.outputs
         with request.spans("decode"):
-            height, width = frame.picture.shape[:2]
-            prediction = smoothed = decode(outputs, spec, (height, width))
+            size = (frame.picture.shape[0], frame.picture.shape[1])
             steady = self._steady[camera] if self._steady else None
+            prediction: Prediction
+            smoothed: Prediction
+            if isinstance(steady, Tracker):
+                boxes = detect.decode(outputs, unsure(spec), size)
+                prediction = smoothed = steady.update(boxes, frame.captured_ns / NS_PER_MS / 1000)
+            else:
+                prediction = smoothed = decode(outputs, spec, size)
             if isinstance(steady, Smoother) and isinstance(prediction, Classification):
                 smoothed = steady.update(prediction)
-            elif isinstance(steady, Tracker):
-                boxes = detect.decode(outputs, unsure(spec), (height, width))
-                prediction = smoothed = steady.update(boxes, frame.captured_ns / NS_PER_MS / 1000)
             maps = {m.block: outputs[m.output][0] for m in spec.maps} if self.maps else {}
         age_ms = (self._clock() - frame.captured_ns) / NS_PER_MS
         stages_ms = request.spans.latest_ms()

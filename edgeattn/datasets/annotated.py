@@ -68,7 +68,9 @@ class Annotated:
             DataError: there are no masks.
         """
         if self.masks is None:
-            raise DataError(f"{self.path} has boxes and no masks; give masks, or COCO's or YOLO's outlines, or detect")
+            raise DataError(
+                f"{self.path} has no mask; segmentation learns from masks, or from outlines in COCO's or YOLO's files"
+            )
         return self.masks.class_map()
 
 

@@ -17,7 +17,7 @@ from edgeattn.evaluation.detect import Truth
 from edgeattn.imaging import Picture, read_picture
 from edgeattn.spec import InputSpec
 from edgeattn.train.augment import NO_AUGMENT, Augment, shrink
-from edgeattn.train.loader import CACHE_BYTES, View, Where
+from edgeattn.train.loader import Kept, View, Where
 
 SEEN = 0.25
 """Least part of a box, by area, that lies in the view: of less nobody could tell what it is."""
@@ -48,8 +48,7 @@ class BoxViews:
     ) -> None:
         """List them; with `where` the boxes tell where to look."""
         self.pictures, self.spec, self.augment, self.where = pictures, spec, augment, where
-        self._cache: dict[int, Picture] = {}
-        self._cached_bytes = 0
+        self._kept = Kept(self._read)
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -87,20 +86,14 @@ class BoxViews:
         )
 
     def _placed(self, index: int, spec: InputSpec, augment: Augment, rng: np.random.Generator) -> tuple[Picture, Boxes]:
-        picture, held = self._read(index), self.pictures[index]
+        (picture,), held = self._kept[index], self.pictures[index]
         view, matrix = augment.placed(picture, spec, rng)
         truth = true_boxes(held)
         scale = np.array([picture.shape[1] / held.shape[1], picture.shape[0] / held.shape[0]] * 2, np.float32)
         return view, moved(Boxes(truth.boxes * scale, truth.labels), matrix, spec)
 
-    def _read(self, index: int) -> Picture:
-        if index in self._cache:
-            return self._cache[index]
-        picture = shrink(read_picture(self.pictures[index].path), self.spec)
-        if self._cached_bytes + picture.nbytes <= CACHE_BYTES:
-            self._cache[index] = picture
-            self._cached_bytes += picture.nbytes
-        return picture
+    def _read(self, index: int) -> tuple[Picture]:
+        return (shrink(read_picture(self.pictures[index].path), self.spec),)
 
 
 def true_boxes(held: Truth) -> Boxes:

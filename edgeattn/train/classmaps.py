@@ -11,12 +11,10 @@ import numpy as np
 
 from edgeattn._cv2 import cv2
 from edgeattn.datasets.annotated import IGNORE, Annotated, ClassMap
-from edgeattn.datasets.cards import CardSample
-from edgeattn.errors import DataError
 from edgeattn.imaging import Picture, read_picture
 from edgeattn.spec import InputSpec
 from edgeattn.train.augment import Augment, shrink
-from edgeattn.train.loader import CACHE_BYTES, View, Where
+from edgeattn.train.loader import Kept, View, Where
 
 _NEAREST = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
 
@@ -32,15 +30,14 @@ class MapViews:
     ) -> None:
         """List them; with `foreground`, all that is not of class 0 tells attention where to look."""
         self.records, self.spec, self.augment, self.foreground = records, spec, augment, foreground
-        self._cache: dict[int, tuple[Picture, ClassMap]] = {}
-        self._cached_bytes = 0
+        self._kept = Kept(self._read)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def view(self, index: int, rng: np.random.Generator) -> View:
         """As `Views.view`."""
-        picture, classes = self._read(index)
+        picture, classes = self._kept[index]
         seen, matrix = self.augment.placed(picture, self.spec, rng)
         size = (self.spec.width, self.spec.height)
         warped = cv2.warpAffine(
@@ -50,31 +47,11 @@ class MapViews:
         return View(seen, truth, _where(truth) if self.foreground else None)
 
     def _read(self, index: int) -> tuple[Picture, ClassMap]:
-        if index in self._cache:
-            return self._cache[index]
         record = self.records[index]
-        classes = class_map(record)
+        classes = record.class_map()
         picture = shrink(read_picture(record.path), self.spec)
         smaller = cv2.resize(classes, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        pair = picture, np.asarray(smaller, np.uint8)
-        size = picture.nbytes + pair[1].nbytes
-        if self._cached_bytes + size <= CACHE_BYTES:
-            self._cache[index] = pair
-            self._cached_bytes += size
-        return pair
-
-
-def class_map(shown: Annotated | CardSample) -> ClassMap:
-    """The class of every pixel of a picture, (H, W).
-
-    Raises:
-        DataError: it has no mask, or one that cannot be read.
-    """
-    if isinstance(shown, CardSample):
-        return shown.class_map()
-    if shown.masks is None:
-        raise DataError(f"{shown.path} has no mask; segmentation learns from masks, or from outlines in COCO's JSON")
-    return shown.masks.class_map()
+        return picture, np.asarray(smaller, np.uint8)
 
 
 def _where(truth: ClassMap) -> Where:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -115,6 +115,28 @@ class PictureFiles(Sequence[tuple[Picture, Any]]):
         return read_picture(sample.path), sample.label if isinstance(sample, Sample) else sample
 
 
+T = TypeVar("T", bound=tuple[NDArray[Any] | None, ...])
+
+
+class Kept(Generic[T]):
+    """What is read of each picture, arrays or None: kept in memory once read, all together up to `CACHE_BYTES`."""
+
+    def __init__(self, read: Callable[[int], T]) -> None:
+        """`read` reads the picture at a place."""
+        self._read, self._held, self._bytes = read, dict[int, T](), 0
+
+    def __getitem__(self, index: int) -> T:
+        """What is at a place."""
+        if index in self._held:
+            return self._held[index]
+        found = self._read(index)
+        size = sum(each.nbytes for each in found if each is not None)
+        if self._bytes + size <= CACHE_BYTES:
+            self._held[index] = found
+            self._bytes += size
+        return found
+
+
 class FolderViews:
     """Views of labelled picture files: kept small in memory once read, augmented anew each time."""
 
@@ -123,8 +145,7 @@ class FolderViews:
     ) -> None:
         """List them; `targets` tells where to look on them."""
         self.samples, self.spec, self.augment, self.targets = samples, spec, augment, targets
-        self._cache: dict[int, tuple[Picture, Where | None]] = {}
-        self._cached_bytes = 0
+        self._kept = Kept(self._read)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -136,23 +157,17 @@ class FolderViews:
 
     def view(self, index: int, rng: np.random.Generator) -> View:
         """As `Views.view`."""
-        picture, where = self._read(index)
+        picture, where = self._kept[index]
         seen, where = self.augment.pair(picture, where, self.spec, rng)
         return View(seen, self.samples[index].label, where)
 
     def _read(self, index: int) -> tuple[Picture, Where | None]:
-        if index in self._cache:
-            return self._cache[index]
         path = self.samples[index].path
         picture = read_picture(path)
         where = self.targets.of(path, picture.shape) if self.targets else None
         picture = shrink(picture, self.spec)
         if where is not None:
             where = np.asarray(cv2.resize(where, picture.shape[1::-1], interpolation=cv2.INTER_AREA), np.float32)
-        size = picture.nbytes + (where.nbytes if where is not None else 0)
-        if self._cached_bytes + size <= CACHE_BYTES:
-            self._cache[index] = picture, where
-            self._cached_bytes += size
         return picture, where
 
 

@@ -26,7 +26,7 @@ from edgeattn.imaging import prepare
 from edgeattn.tasks import FIGURES, Regions, decode
 from edgeattn.train import Recipe, Trained, TrainingData, losses, train
 from edgeattn.train.augment import NO_AUGMENT, Augment
-from edgeattn.train.classmaps import MapViews, class_map
+from edgeattn.train.classmaps import MapViews
 from edgeattn.train.distill import METHODS
 from edgeattn.train.loader import PictureFiles
 from edgeattn.train.loop import figure
@@ -178,11 +178,11 @@ def test_an_unchanged_view_holds_the_mask_and_bars_do_not_count(folder: Path) ->
     (record,) = (one for one in read_masks(folder).pictures if one.path == folder / "train" / "0.png")
     spec = replace(small(folder).input, height=72, width=72)
     shown = MapViews([record], spec, NO_AUGMENT).view(0, np.random.default_rng(0))
-    np.testing.assert_array_equal(shown.truth[9:63], class_map(record))
+    np.testing.assert_array_equal(shown.truth[9:63], record.class_map())
     assert (shown.truth[:9] == IGNORE).all()
     assert (shown.truth[63:] == IGNORE).all()
     with pytest.raises(DataError, match=r"0.png has no mask"):
-        class_map(replace(record, masks=None))
+        replace(record, masks=None).class_map()
 
 
 def test_batches_are_mixed_by_rectangles() -> None:
@@ -211,7 +211,7 @@ def test_four_pictures_are_learnt_by_heart_and_judged_at_their_own_size(run: Tra
         with torch.inference_mode():
             answer = interpolate(run.model((x - 128) / 128), (48, 64), mode="bilinear")[0].argmax(0)
         own = cv2.resize(answer.numpy().astype(np.uint8), (72, 54), interpolation=cv2.INTER_NEAREST_EXACT)
-        found.add(class_map(record), own)
+        found.add(record.class_map(), own)
     assert found.overlap().miou == pytest.approx(figures["miou"], abs=0.005)
     assert np.isnan(TASK.figures(run.model, [], run.recipe, LABELS)["miou"])
 
@@ -260,7 +260,7 @@ def test_exported_it_answers_as_torch_and_runs_on_a_folder(
         np.testing.assert_allclose(given["logits"], wanted, atol=1e-2 * np.ptp(wanted))
         seen = decode(given, bundle.spec, picture.shape[:2])
         assert isinstance(seen, Regions)
-        truth = class_map(record)
+        truth = record.class_map()
         assert (seen.class_map == truth)[truth != IGNORE].mean() > 0.9
     lines = tmp_path / "lines.jsonl"
     words = ("run", bundle.path, "--source", folder / "val", "--engine", "openvino", "--precision", "float")

@@ -25,7 +25,7 @@ from edgeattn.nn.segment import build_segmenter
 from edgeattn.spec import Spec
 from edgeattn.tasks import segment
 from edgeattn.train import losses
-from edgeattn.train.classmaps import MapViews, class_map
+from edgeattn.train.classmaps import MapViews
 from edgeattn.train.loader import evaluation_batches, normalise
 from edgeattn.train.recipe import Recipe
 from edgeattn.train.tasks.base import Compared, Mixed
@@ -62,7 +62,7 @@ class Segment:
 
     def truth(self, shown: Annotated | CardSample) -> NDArray[np.uint8]:
         """Its map of classes, (H, W)."""
-        return class_map(shown)
+        return shown.class_map()
 
     def stack(self, truths: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Maps of classes (B, H, W)."""
