@@ -50,8 +50,8 @@ def test_a_small_set_gets_a_teacher(
         trained.append(recipe)
         return None  # type: ignore[return-value]
 
-    monkeypatch.setattr(workflow, "train", remember)
-    monkeypatch.setattr(workflow, "plan", lambda recipe, *_: recipe)
+    monkeypatch.setattr(workflow.making, "train", remember)
+    monkeypatch.setattr(workflow.making, "plan", lambda recipe, *_: recipe)
     recipe = workflow.photo_recipe(Path("photos"), teacher=asked)
     data = TrainingData(("cup", "plate"), Few(pictures), ())
     workflow.train_with_teacher(recipe, data, tmp_path, minutes=1, resume=False, progress=False, say=lambda _: None)

@@ -13,9 +13,9 @@ from edgeattn.cli.common import console, say, write_json
 from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
+    from edgeattn.deploy.measured import Shown
     from edgeattn.deploy.results import Report, Result
     from edgeattn.deploy.structure import Structure
-    from edgeattn.deploy.verify import Shown
     from edgeattn.spec import Spec
 
 NONE = "none"

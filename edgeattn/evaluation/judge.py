@@ -106,15 +106,23 @@ def judge_of(spec: Spec) -> Judge:
 
 
 @dataclass(frozen=True)
-class ClassifyJudge:
-    """Marks are the label and the answer, as places in the labels; -1 is none of them."""
+class _OfSpec:
+    """What is the same for all."""
 
     spec: Spec
 
     @property
     def figure(self) -> Figure:
         """As `Judge.figure`."""
-        return FIGURES["classify"]
+        return FIGURES[self.spec.task]
+
+    def score(self, answer: Classification | Detections | Regions) -> float:
+        """As `Judge.score`."""
+        return answer.score
+
+
+class ClassifyJudge(_OfSpec):
+    """Marks are the label and the answer, as places in the labels; -1 is none of them."""
 
     def truth(self, told: int, picture: NDArray[np.uint8]) -> int:
         """As `Judge.truth`."""
@@ -129,10 +137,6 @@ class ClassifyJudge:
     def agreement(self, given: Classification | None, wanted: Classification | None) -> float:
         """As `Judge.agreement`."""
         return float(_index(given) == _index(wanted))
-
-    def score(self, answer: Classification) -> float:
-        """As `Judge.score`."""
-        return answer.score
 
     def marks(self, truth: int, answer: Classification | None) -> tuple[int, int]:
         """As `Judge.marks`."""
@@ -170,16 +174,8 @@ def _index(answer: Classification | None) -> int:
     return answer.index if answer else BROKEN
 
 
-@dataclass(frozen=True)
-class DetectJudge:
+class DetectJudge(_OfSpec):
     """Marks are the true boxes and those found."""
-
-    spec: Spec
-
-    @property
-    def figure(self) -> Figure:
-        """As `Judge.figure`."""
-        return FIGURES["detect"]
 
     @property
     def kept(self) -> Thresholds:
@@ -208,10 +204,6 @@ class DetectJudge:
             return float(given is wanted)
         told = [found.chosen(found.scores > self.kept.confidence) for found in (given, wanted)]
         return float(detect.agree(*told))
-
-    def score(self, answer: Detections) -> float:
-        """As `Judge.score`."""
-        return answer.score
 
     def marks(self, truth: Truth, answer: Detections | None) -> tuple[Truth, Finding]:
         """As `Judge.marks`."""
@@ -278,16 +270,8 @@ def _weights(pictures: int) -> NDArray[np.int64]:
     return np.concatenate([np.ones((1, pictures), np.int64), drawn])
 
 
-@dataclass(frozen=True)
-class SegmentJudge:
+class SegmentJudge(_OfSpec):
     """Marks are counts of pixels (K, K): row = truth, column = answer."""
-
-    spec: Spec
-
-    @property
-    def figure(self) -> Figure:
-        """As `Judge.figure`."""
-        return FIGURES["segment"]
 
     def truth(self, told: Any, picture: NDArray[np.uint8]) -> segment.Labels:
         """As `Judge.truth`."""
@@ -308,10 +292,6 @@ class SegmentJudge:
         if given is None or wanted is None:
             return float(given is wanted)
         return float(np.mean(given.class_map == wanted.class_map))
-
-    def score(self, answer: Regions) -> float:
-        """As `Judge.score`."""
-        return answer.score
 
     def marks(self, truth: segment.Labels, answer: Regions | None) -> NDArray[np.int32]:
         """As `Judge.marks`; what is not finite is taken for the next class throughout, what is not seen counts neither way."""
