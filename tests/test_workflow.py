@@ -9,7 +9,9 @@ import pytest
 
 from edgeattn import workflow
 from edgeattn.nn.attention import ATTENTIONS
+from edgeattn.spec import Task
 from edgeattn.train import Recipe, Trained, TrainingData
+from edgeattn.train.recipe import BATCHES, RATES, SIZES
 from edgeattn.train.runs import check
 
 
@@ -18,6 +20,15 @@ def test_every_attention_starts_where_weights_fit(attention: str) -> None:
     recipe = workflow.photo_recipe(Path("photos"), model="pico", attention=attention)
     assert recipe.start == ("none" if attention == "wide" else "zoo")
     check(recipe)
+
+
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_so_do_detectors_and_segmenters_and_learn_fast_what_they_have_not_learnt(task: Task) -> None:
+    pico, lite = (workflow.photo_recipe(Path("things"), task=task, model=model) for model in ("pico", "lite"))
+    assert (pico.start, lite.start) == ("zoo", "none")
+    assert (pico.lr, pico.batch_size, pico.imgsz) == (RATES[task], BATCHES[task], SIZES[task])
+    assert lite.lr < pico.lr
+    check(pico)
 
 
 class Few:

@@ -56,7 +56,7 @@ def train(
     from edgeattn.spec import to_json
     from edgeattn.train.loop import told
     from edgeattn.train.loop import train as fit
-    from edgeattn.train.recipe import SIZES, Recipe, override
+    from edgeattn.train.recipe import BATCHES, RATES, SIZES, Recipe, override
     from edgeattn.train.runs import check
     from edgeattn.train.sources import open_data
     from edgeattn.workflow import task_of
@@ -74,6 +74,8 @@ def train(
             supervise=supervise,
             targets=targets,
             epochs=epochs,
+            batch_size=BATCHES[chosen],
+            lr=RATES[chosen],
             seed=seed,
         ),
         set_ or [],

@@ -19,15 +19,15 @@ from edgeattn.nn.model import LITE
 from edgeattn.spec import Task
 from edgeattn.train.loader import TrainingData
 from edgeattn.train.loop import train, views_per_second
-from edgeattn.train.recipe import SIZES, Recipe, load_recipe
+from edgeattn.train.recipe import BATCHES, RATES, SIZES, Recipe, load_recipe
 from edgeattn.train.runs import Trained
 from edgeattn.train.tasks.classify import answers
 from edgeattn.workflow.bundles import export_run, quantize_run
 
 Say = Callable[[str], None]
 
-DENSE_BATCH, DENSE_LR = 16, 0.008
-"""Pictures a step of a detector or segmenter, which are larger than a classifier's; greatest learning rate, for 64."""
+DENSE_LITE_LR = 0.008
+"""Greatest learning rate of a detector or segmenter whose backbone has learnt from photos before, for a batch of 64."""
 TEACHER = "efficientnet-lite0"
 TEACHER_BELOW = 5_000
 """With fewer training pictures than this a pretrained teacher is fine-tuned on them; above, the student learns alone."""
@@ -81,13 +81,12 @@ def photo_recipe(
     recipe = Recipe(
         str(photos), task=task, model=model, attention=attention, imgsz=imgsz or SIZES[task], teacher=teacher, seed=seed
     )
-    if task != "classify":
-        return replace(recipe, batch_size=DENSE_BATCH, lr=DENSE_LR)
-    recipe = replace(recipe, mixup=0.3)
-    if model == LITE:
-        return replace(recipe, lr=0.002, dropout=0.2)
     fits = model == "pico" and attention != "wide"  # whose perceptrons are of another width
-    return replace(recipe, start="zoo" if fits else "none")
+    recipe = replace(recipe, start="zoo" if fits else "none")
+    if task != "classify":
+        return replace(recipe, batch_size=BATCHES[task], lr=DENSE_LITE_LR if model == LITE else RATES[task])
+    recipe = replace(recipe, mixup=0.3)
+    return replace(recipe, lr=0.002, dropout=0.2) if model == LITE else recipe
 
 
 def plan(recipe: Recipe, data: TrainingData, minutes: float, folder: Path) -> Recipe:
