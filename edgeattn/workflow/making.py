@@ -37,6 +37,8 @@ RESERVE_MINUTES = 1.0
 """Time kept for export, quantization and verification."""
 DEMO_VIEWS: dict[Task, int] = {"detect": 48_000, "segment": 24_000}
 """Cards that the demo's detector and segmenter learn from."""
+CLASSIFIER_EPOCHS = 2
+"""Of the classifier that the demo's detector starts from."""
 TEACHER_SHARE = 0.35
 """Share of the training time that the teacher gets."""
 
@@ -198,9 +200,15 @@ def demo(recipe: Recipe, data: TrainingData, out: Path, *, progress: bool, say: 
 
     The second starts from the first and learns from its softened answers too (born-again networks, Furlanello et al. 2018,
     arXiv:1805.04770). A large pretrained teacher is no help here: in the demo's minutes it learns cards worse than pico does.
-    A detector or segmenter is trained once, its backbone from the zoo's weights.
+    A segmenter is trained once, its backbone from the zoo's weights. A detector that starts so finds cards and does not tell
+    them apart (mAP50 2 % after 20,000 cards); from a classifier of cards, with a long warm-up, 94 %.
     """
     if recipe.task != "classify":
+        if recipe.task == "detect":
+            first = replace(demo_recipe(recipe.seed), epochs=CLASSIFIER_EPOCHS)
+            say(f"classifier: {first.model} with {first.attention}, which the detector starts from")
+            train(first, out / "classifier", progress=progress)
+            recipe = replace(recipe, start=str(out / "classifier"), lr=0.012, warmup=0.4)
         say(f"{recipe.task}: {recipe.model} with {recipe.attention}, {len(data.train) * recipe.epochs} cards")
         trained = train(recipe, out / "student", data=data, progress=progress)
         return finish(trained, None, data, out, name=f"cards-{recipe.task}", say=say)
