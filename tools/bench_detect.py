@@ -31,6 +31,7 @@ from edgeattn.nn.detector import Detector
 from edgeattn.spec import InputSpec, Spec
 from edgeattn.tasks import decode
 from edgeattn.timing import environment
+from edgeattn.timing.statistics import paired_ratio
 
 FRAME = (480, 640)
 """Height and width of the frame that the boxes are put back into, in pixels."""
@@ -60,8 +61,8 @@ def open_int8(bundle: Bundle, pictures: list[Picture], folder: Path) -> Engine:
     source = next(a for a in bundle.artefacts if a.engine == "openvino")
     inputs = [prepare(picture, bundle.spec.input) for picture in pictures]
     folder.mkdir()
-    artefact, files = quantize_for("openvino", bundle.file(source), folder, inputs)
-    return open_artefact(bundle, artefact, threads=1, file=Path(str(files[artefact.file])))
+    artefact, _ = quantize_for("openvino", bundle.file(source), folder, inputs)
+    return open_artefact(bundle, artefact, threads=1, file=folder / artefact.file)
 
 
 def decoding_ms(spec: Spec, outputs: dict[str, np.ndarray]) -> float:
@@ -109,10 +110,10 @@ def main() -> None:
         print(
             f"int8 in OpenVINO at {size.height}x{size.width}, {len(peer.spec.labels)} classes, one thread; {environment()['cpu']}"
         )
-        slow = statistics.median(times[options.other.stem])
         for name, own in times.items():
-            ms = statistics.median(own)
-            print(f"{name:16} {ms:7.2f} ms, as fast {slow / ms:5.2f} times")
+            faster = paired_ratio(times[options.other.stem], own)
+            told = f"as fast {faster.value:.2f} times ({faster.low:.2f} to {faster.high:.2f})"
+            print(f"{name:16} {statistics.median(own):7.2f} ms, {told}")
         print(f"decoding {decoding_ms(bundles[name].spec, outputs):.2f} ms")
 
 

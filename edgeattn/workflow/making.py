@@ -179,10 +179,11 @@ def labels_of(data: TrainingData) -> np.ndarray[Any, np.dtype[np.int64]]:
 def demo_recipe(seed: int, task: Task = "classify") -> Recipe:
     """The demo's student: fixed, so that every machine trains the same model from a seed."""
     if task != "classify":
-        return Recipe(
+        recipe = Recipe(
             "cards", task=task, seed=seed, split_seed=seed, epochs=4, views_per_epoch=DEMO_VIEWS[task] // 4,
             batch_size=32, lr=0.016, start="zoo",
         )  # fmt: skip
+        return replace(recipe, lr=0.012, warmup=0.4) if task == "detect" else recipe
     return Recipe(
         "cards",
         seed=seed,
@@ -208,7 +209,7 @@ def demo(recipe: Recipe, data: TrainingData, out: Path, *, progress: bool, say: 
             first = replace(demo_recipe(recipe.seed), epochs=CLASSIFIER_EPOCHS)
             say(f"classifier: {first.model} with {first.attention}, which the detector starts from")
             train(first, out / "classifier", progress=progress)
-            recipe = replace(recipe, start=str(out / "classifier"), lr=0.012, warmup=0.4)
+            recipe = replace(recipe, start=str(out / "classifier"))
         say(f"{recipe.task}: {recipe.model} with {recipe.attention}, {len(data.train) * recipe.epochs} cards")
         trained = train(recipe, out / "student", data=data, progress=progress)
         return finish(trained, None, data, out, name=f"cards-{recipe.task}", say=say)
