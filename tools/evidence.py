@@ -6,13 +6,16 @@
 The data is a folder of class folders, or of CIFAR's official binaries. Choices belong on the validation part; the test part is
 looked at once, when a run has ended. Attentions are made as dear as the plain net (`equal_cost_to=plain`) in EdgeMeta's sizes.
 A finished run leaves a line in evidence/NAME.jsonl, with the environment and the code's revision; what is there is not run
-again, and a killed run goes on from its last checkpoint. --tables prints Markdown and writes NAME.csv and NAME.tex beside it.
+again, and a killed run goes on from its last checkpoint. Started more than once, on a core each (`taskset -c 0 python ...`,
+`taskset -c 1 python ...`), the grid is shared. --tables prints Markdown and writes NAME.csv and NAME.tex beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import fcntl
 import functools
 import json
 import math
@@ -51,7 +54,8 @@ def recipe_for(options: argparse.Namespace, attention: str, teach: str, seed: in
     return Recipe(
         str(options.data), model=options.model, attention=attention, equal_cost_to="plain" if matched else "",
         imgsz=options.imgsz, teacher=teacher, distill=distill, epochs=options.epochs, batch_size=128, lr=0.004,
-        label_smoothing=0.1, mixup=0.2, ema=0.05, seed=seed, split_seed=0, augment=CIFAR,
+        label_smoothing=0.1, mixup=0.2, ema=0.05, seed=seed, split_seed=0, augment=CIFAR, precision=options.precision,
+        compile=options.compile,
     )  # fmt: skip
 
 
@@ -60,22 +64,36 @@ def cell(recipe: Recipe, name: str) -> dict[str, Any]:
     teach = recipe.distill if recipe.teacher != "none" else "labels"
     return {
         "dataset": name, "model": recipe.model, "attention": recipe.attention, "teach": teach, "epochs": recipe.epochs,
-        "seed": recipe.seed,
+        "seed": recipe.seed, "precision": recipe.precision,
     }  # fmt: skip
 
 
 def run_once(
     recipe: Recipe, folder: Path, open_it: Callable[[], TrainingData], name: str, file: Path, *, int8: bool = True
 ) -> None:
-    """Run a cell of a grid, add its line to `file` and print it; nothing where the file holds it already."""
-    if any(cell(recipe, name).items() <= line.items() for line in lines(file)):
-        return
-    line = run(recipe, folder, open_it(), name, int8=int8)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as stream:
-        stream.write(json.dumps(line) + "\n")
+    """Run a cell of a grid, add its line to `file` and print it; nothing where the file holds it, or another process runs it."""
+    with taken(folder) as free:
+        if not free or any(cell(recipe, name).items() <= line.items() for line in lines(file)):
+            return
+        line = run(recipe, folder, open_it(), name, int8=int8)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
     told = f"{name}: {line['attention']} {line['teach']} seed {line['seed']}"
     print(f"{told}: test {100 * line['test_top1']:.2f} %, {line['seconds']:.0f} s", flush=True)
+
+
+@contextlib.contextmanager
+def taken(folder: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Whether `folder` could be taken; it is free again at the end, however the process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "taken").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def run(recipe: Recipe, folder: Path, data: TrainingData, name: str, *, int8: bool = True) -> dict[str, Any]:
@@ -204,6 +222,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--imgsz", type=int, default=32)
+    parser.add_argument("--precision", default="auto", help="as `train` takes it (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="with torch.compile: minutes a run, then faster steps")
     parser.add_argument("--runs", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--results", type=Path, default=Path("evidence"))
     parser.add_argument("--tables", type=Path, help="print the tables of this file of results, and stop")

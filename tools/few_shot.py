@@ -1,6 +1,6 @@
 """Does attention pay, and does a teacher, when there are few pictures? Hand signs of 4, 8 and 16 people.
 
-    python tools/few_shot.py ~/edge-data/sign-digits --seeds 5 --only 0/2    # and 1/2 in a second shell, to share the work
+    python tools/few_shot.py ~/edge-data/sign-digits --seeds 5    # started in a second shell too, they share the work
     python tools/evidence.py --tables evidence/few-shot.jsonl
 
 Each seed draws people, about ten pictures each, and trains picos on them from random weights, all for about the same
@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from evidence import run_once
+from evidence import run_once, taken
 
 from edgeattn import workflow
 from edgeattn.datasets.folder import Sample
@@ -71,7 +71,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--views", type=int, default=20_000, help="of every run (default: %(default)s)")
     parser.add_argument("--imgsz", type=int, default=64)
-    parser.add_argument("--only", default="0/1", help="PART/PARTS of the runs, for several at once")
     parser.add_argument("--runs", type=Path, default=Path("runs/few-shot"))
     parser.add_argument("--results", type=Path, default=Path("evidence/few-shot.jsonl"))
     options = parser.parse_args()
@@ -83,9 +82,9 @@ def main() -> None:
     if options.teach != "labels":
         wanted = replace(workflow.teacher_recipe(base), epochs=25, augment=Augment())
         known, _, unknown = draw_people(options.root, 0, 0)
-        found = train(wanted, teacher, data=open_people(options.root, wanted, known, unknown), resume=True)
+        with taken(teacher, wait=True):
+            found = train(wanted, teacher, data=open_people(options.root, wanted, known, unknown), resume=True)
         print(f"teacher: {found.metrics['validation_top1']:.1%} on unknown people", flush=True)
-    part, parts = (int(number) for number in options.only.split("/"))
     grid = [
         (seed, count, teach, attention)
         for seed in range(options.seeds)
@@ -93,7 +92,7 @@ def main() -> None:
         for teach in options.teach.split(",")
         for attention in options.attention.split(",")
     ]
-    for seed, count, teach, attention in grid[part::parts]:
+    for seed, count, teach, attention in grid:
         matched = attention not in EMPTY
         recipe = replace(base, attention=attention, equal_cost_to="plain" if matched else "", seed=seed)
         if teach != "labels":

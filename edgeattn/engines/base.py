@@ -79,6 +79,11 @@ class Engine(Protocol):
     def integer_layers(self) -> frozenset[str]:
         """Names, as in the file, of the convolutions and matrix products that are executed on integers."""
 
+    @property
+    def inside_ms(self) -> float | None:
+        """What the last inference took by the engine's own clock, in milliseconds: without the call and the copies around it.
+        None where it has none."""
+
     def infer(self, image: Array) -> dict[str, Array]:
         """Run one batch of shape `spec.input.shape` and return the outputs by name; they are the caller's to keep.
 

@@ -44,6 +44,7 @@ class FakeEngine:
         self.layers: tuple[Layer, ...] = ()
         self.nodes: Mapping[str, Mapping[str, int]] = {}
         self.integer_layers: frozenset[str] = frozenset()
+        self.inside_ms: float | None = None
         self.details: Mapping[str, Any] = {"version": "fake", "device": "none"}
         self.calls = 0
         self.closed = False

@@ -103,6 +103,7 @@ class OnnxRuntimeEngine:
         except ImportError as error:
             raise EngineError(f"onnxruntime cannot be imported ({error}); pip install onnxruntime") from error
         self.precision, self.threads = precision, checked_threads(threads)
+        self.inside_ms: float | None = None  # a session has no clock of its own
         self._file, self._input = file, spec.input
         self._outputs = wanted_outputs(spec, maps=maps)
         self._model: str | bytes = str(file)

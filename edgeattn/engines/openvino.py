@@ -211,6 +211,11 @@ class OpenVinoEngine:
         self._request = self._compiled = None
 
     @property
+    def inside_ms(self) -> float | None:
+        """As `base.Engine.inside_ms`: the request's latency, which benchmark_app counts."""
+        return float(self._request.latency) if self._request is not None else None
+
+    @property
     def executed_precision(self) -> str:
         """As in `int8`, `f32`, `bf16`, `int8+f32`, by the computing layers of the compiled model."""
         if not self._executed:

@@ -49,6 +49,7 @@ class Contender:
     warmup: int = 0
     settled: bool = False
     latencies_ns: list[int] = field(default_factory=list)
+    inside_ms: list[float] = field(default_factory=list)
     ages_ns: list[int] = field(default_factory=list)
     age_from: AgeFrom | None = None
     histogram: Histogram | None = None
@@ -70,6 +71,7 @@ class Contender:
             warmup=self.warmup,
             settled=self.settled,
             latencies_ms=np.asarray(self.latencies_ns, np.float64) / NS_PER_MS,
+            inside_ms=np.asarray(self.inside_ms, np.float64),
             stages_ms=self._whole(self.spans.values_ms),
             thread_ms=self._whole(self.spans.thread_ms),
             starts_ns=self._whole(self.spans.starts_ns),

@@ -44,6 +44,8 @@ def latency_rows(report: Report) -> list[Row]:
         rows.append(Row("Average", [number(float(r.latencies_ms.mean())) for r in results]))
         rows.append(Row("Min", [number(float(r.latencies_ms.min())) for r in results]))
     rows += _percentiles([r.latency_ms for r in results], [r.latency_intervals_ms for r in results])
+    if any(r.inside_ms.size for r in results):
+        rows.append(Row("Median inside engine", [_median(r.inside_ms) for r in results]))
     if all(r.latencies_ms.size > 1 for r in results):
         rows.append(Row("jitter", [number(jitter(r.latencies_ms)) for r in results]))
     if any(r.throughput_fps for r in results):
@@ -135,6 +137,8 @@ def notes(report: Report) -> Iterator[str]:
     yield f"n {n}, threads {threads}; the ranges hold the true value with {CONFIDENCE:.0%} if samples are independent"
     if report.mode == "single":
         yield "one inference: back to back, caches warm; within a frame's way the other stages have used them too"
+    if any(r.inside_ms.size for r in report.results):
+        yield "inside the engine: by its own clock, without the call and the copies around it; benchmark_app counts so"
     yield f"frames: {report.source}{_warmed(report.results)}"
     yield f"machine: {machine['cpu']}, {machine['usable_cores']} cores ({flags}), virtual: {machine['virtual']}"
     for origin in sorted({r.age_from for r in report.results if r.age_from}):

@@ -127,6 +127,8 @@ def burst(bench: Bench, contender: Contender) -> None:
         start_ns = clock()
         infer(image)
         contender.latencies_ns.append(clock() - start_ns)
+        if (inside_ms := contender.engine.inside_ms) is not None:
+            contender.inside_ms.append(inside_ms)
 
 
 def paced(bench: Bench, plan: Plan) -> Iterator[float]:

@@ -66,6 +66,8 @@ class Result:
     """Stages of a frame's way; `infer` is one inference in between the other stages."""
     settled: bool = True
     """The warm-up ended because the times had no longer changed; False: because it took too long."""
+    inside_ms: Durations = field(default_factory=lambda: NOTHING)
+    """`latencies_ms` by the engine's own clock, as OpenVINO's benchmark_app counts; empty where it has none."""
     thread_ms: Mapping[str, Durations] = field(default_factory=dict)
     """What the measuring thread itself computed in each stage; the engine's own threads are not in it."""
     starts_ns: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
@@ -141,6 +143,7 @@ class Result:
             "n": n,
             "latency_ms": latency,
             "latency_interval_ms": self.latency_intervals_ms,
+            "inside_ms": summary(self.inside_ms) if self.inside_ms.size else None,
             "jitter_ms": jitter(values),
             "throughput_fps": self.throughput_fps,
             "load_ms": self.load_ms,

@@ -29,7 +29,7 @@ from edgeattn.timing.bar import progress_bar
 from edgeattn.timing.environment import environment, usable_cores
 from edgeattn.train.loader import Batch, Loader, TrainingData, normalise
 from edgeattn.train.losses import is_known
-from edgeattn.train.machine import TRIAL, accelerator, fastest_workers, keep_freed_memory
+from edgeattn.train.machine import TRIAL, accelerator, compile_steps, fastest_workers, keep_freed_memory
 from edgeattn.train.objective import Objective
 from edgeattn.train.qat import rounded, unrounded
 from edgeattn.train.recipe import Recipe
@@ -125,6 +125,8 @@ class _Run:
         if "LOCAL_WORLD_SIZE" not in os.environ:
             # A core a worker: threads that wait for one another and for a busy core are slower than fewer threads.
             torch.set_num_threads(max(1, cores - recipe.workers))
+        if recipe.compile:
+            compile_steps(self.model)
         self.loader = Loader(
             data.train, batch_size=recipe.batch_size, seed=recipe.seed, workers=recipe.workers,
             part=(self.accelerator.process_index, ranks), kept=recipe.views_kept, stack=self.task.stack,

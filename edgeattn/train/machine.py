@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
 
 from edgeattn.errors import EdgeAttnError
 
@@ -27,6 +30,7 @@ def accelerator(precision: str) -> Accelerator:
     """
     cuda = torch.cuda.is_available()
     mixed = precision == "bf16" or (precision == "auto" and cuda and torch.cuda.is_bf16_supported())
+    AcceleratorState._reset_state()  # it outlives a run, and refuses the next one another precision
     found = Accelerator(cpu=not cuda, mixed_precision="bf16" if mixed else "no")
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if found.num_processes != asked:  # on a CPU it can happen that each goes its own way
@@ -34,6 +38,21 @@ def accelerator(precision: str) -> Accelerator:
             f"{asked} processes were started, and {found.num_processes} found each other; start them with torchrun"
         )
     return found
+
+
+def compile_steps(model: nn.Module) -> None:
+    """Let torch.compile fuse what `model` does when it is called, in place; at the first call, which takes minutes.
+
+    Raises:
+        EdgeAttnError: there is no compiler for it.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+        raise EdgeAttnError(
+            f"compile=true needs a C++ compiler, and there is no {compiler}; install it, or leave compile out"
+        )
+    torch.compiler.reset()  # what earlier runs left counts against a limit, beyond which nothing is compiled
+    model.compile(dynamic=False)
 
 
 def keep_freed_memory() -> None:

@@ -86,6 +86,9 @@ class Recipe:
     """Parts that a step's pictures are cut into, one after the other, where memory is short."""
     precision: str = "auto"
     """float32, bf16 (mixed), or auto: bf16 on CUDA, float32 elsewhere."""
+    compile: bool = False
+    """Whether torch.compile fuses the net's steps: it takes minutes at the start, and a C++ compiler; long trainings gain.
+    Steps that look at attention maps or features run as they are."""
     lr: float = 0.008
     """Greatest learning rate of AdamW, for a batch of 64; scaled linearly with the batch."""
     weight_decay: float = 0.05
@@ -139,6 +142,8 @@ class Recipe:
                 raise SpecError(f"{name}={getattr(self, name)} is out of range: choose 0 to {most:g}")
         if self.qat and self.start in ("none", "zoo"):
             raise SpecError("qat goes on from a trained net; name a finished run: --set start=RUN")
+        if self.qat and self.compile:
+            raise SpecError("compile does not go with qat, which counts on the net's own operations; leave one of them")
         methods(self.distill)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:

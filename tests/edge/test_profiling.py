@@ -69,6 +69,21 @@ def test_all_artefacts_by_real_engines(tiny_int8_bundle: Bundle) -> None:
     assert not report.stopped_early
 
 
+def test_the_engines_own_clock_counts_less_than_the_call(tiny_bundle: Bundle) -> None:
+    report = profile(tiny_bundle, samples=64, threads=1)
+    inside = {r.engine: r.inside_ms for r in report.results}
+    call_ms = {r.engine: r.latencies_ms for r in report.results}
+    assert inside["onnxruntime"].size == 0
+    assert inside["openvino"].shape == call_ms["openvino"].shape
+    assert (inside["openvino"] > 0).all()
+    assert (inside["openvino"] < call_ms["openvino"]).all()
+    written = {r["engine"]: r["inside_ms"] for r in report.to_json()["results"]}
+    assert written["onnxruntime"] is None
+    assert written["openvino"]["p50"] == pytest.approx(np.median(inside["openvino"]))
+    assert "Median inside engine" in shown(report)
+    assert "benchmark_app counts so" in " ".join(shown(report).split())
+
+
 def test_json_has_the_promised_names(tiny_bundle: Bundle) -> None:
     written = json.loads(json.dumps(profile(tiny_bundle, samples=64).to_json()))
     assert written["schema"] == "edgeattn.profile/1"
