@@ -47,6 +47,8 @@ class Counted(NamedTuple):
     """Time of each group in one inference."""
     whole_ms: float
     """Time of one inference of the engine as it is, in turns with the counting."""
+    counting_ms: float
+    """Time of one that is counted: what is beyond `whole_ms` is the counting's own."""
     between_ms: float = 0.0
     """Of the sum of all groups, what no counter tells: time between the nodes, spread evenly over them."""
 

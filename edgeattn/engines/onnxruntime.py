@@ -166,7 +166,7 @@ class OnnxRuntimeEngine:
         ms = dict.fromkeys(groups, 0.0)
         for i, end in enumerate(ends):
             ms[groups[order[end - 1]]] += until[i + 1] - until[i]
-        return Counted(nodes, groups, ms, least[-1])
+        return Counted(nodes, groups, ms, whole_ms=least[-1], counting_ms=least[-2])
 
     def _optimized(self) -> onnx.ModelProto:
         """The model as ONNX Runtime optimized it for this machine."""

@@ -174,7 +174,8 @@ class OpenVinoEngine:
         for name, group in zip(names, groups, strict=True):
             if name in counters:
                 ms[group] += (counters[name] + between_ms) * typical
-        return Counted(nodes, groups, ms, float(np.median(copy.whole_ms)), between_ms * len(counters) * typical)
+        whole_ms, counting_ms = float(np.median(copy.whole_ms)), float(np.median(copy.counting_ms))
+        return Counted(nodes, groups, ms, whole_ms, counting_ms, between_ms * len(counters) * typical)
 
     def _count_copy(self, core: Any, image: Array, turns: int) -> _Counting:
         compiled = core.compile_model(self._read(core), self._device, self._options | {"PERF_COUNT": True})

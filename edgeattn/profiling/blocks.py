@@ -65,6 +65,8 @@ class Blocks:
     """In the order of the net."""
     whole_ms: float
     """One inference without any counting, measured in turns with it."""
+    counting_ms: float
+    """One that is counted."""
     between_ms: float = 0.0
     """Of the sum of all blocks, time between nodes that the engine does not tell, spread evenly over its nodes."""
 
@@ -82,6 +84,11 @@ class Blocks:
     def accounted(self) -> float:
         """Sum of the parts over the whole; what is missing is the call itself, what is too much the counting's own."""
         return sum(block.ms for block in self.blocks) / self.whole_ms
+
+    @property
+    def counting_over_whole(self) -> float:
+        """What the counting itself costs: how much longer an inference takes with it."""
+        return self.counting_ms / self.whole_ms
 
 
 def measure_blocks(bundle: Bundle, engine: Engine, image: Array) -> Blocks:
@@ -107,7 +114,7 @@ def measure_blocks(bundle: Bundle, engine: Engine, image: Array) -> Blocks:
         )
         for name, ms in counted.ms.items()
     ]  # fmt: skip
-    return Blocks(tuple(blocks), counted.whole_ms, counted.between_ms)
+    return Blocks(tuple(blocks), counted.whole_ms, counted.counting_ms, counted.between_ms)
 
 
 def group(nodes: Sequence[Layer], reads: Sequence[Sequence[int]], attention: Collection[str]) -> list[str]:

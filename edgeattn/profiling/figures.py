@@ -120,7 +120,7 @@ def _bound(roof: Roof | None) -> str:
     if roof is None:
         return "-"
     if roof.bound == "memory":
-        return f"memory {roof.memory_share:.0%}"
+        return f"memory {roof.memory_share:.0%}" if roof.memory_share <= 1 else "caches"
     return "overhead" if roof.bound == "overhead" or roof.compute_share is None else f"compute {roof.compute_share:.0%}"
 
 
@@ -149,7 +149,10 @@ def notes(report: Report) -> Iterator[str]:
         peak = report.peaks
         kinds = {"f32": peak.f32_gops, "bf16": peak.bf16_gops, "int8": peak.int8_gops}
         told = ", ".join(f"{kind} {gops:.0f}" for kind, gops in kinds.items() if gops)
-        yield f"the processor's best: {told} billion operations a second, memory {peak.memory_gb_s:.0f} GB/s"
+        yield f"the processor's best: {told} billion operations a second, memory {peak.memory_gb_s:.0f} GB/s; caches are quicker"
+    counted = [(r.name, r.blocks.counting_over_whole - 1) for r in report.results if r.blocks]
+    if counted:
+        yield f"an inference whose blocks are counted takes {', '.join(f'{cost:+.0%} in {name}' for name, cost in counted)}"
     spread = [(r.engine, r.precision, r.blocks.between_ms) for r in report.results if r.blocks and r.blocks.between_ms]
     if spread:
         told = ", ".join(f"{ms:.3f} ms in {engine} {precision}" for engine, precision, ms in spread)

@@ -159,6 +159,7 @@ class Result:
             "layers": [{"names": list(names), "type": kind, "precision": to} for names, kind, to in self.layers],
             "blocks": [self._block(each) for each in self.blocks.blocks] if self.blocks else [],
             "blocks_sum_over_whole": self.blocks.accounted if self.blocks else None,
+            "blocks_counting_over_whole": self.blocks.counting_over_whole if self.blocks else None,
             "blocks_between_ms": self.blocks.between_ms if self.blocks else None,
             "without_attention": vars(self.without[ATTENTION]) if ATTENTION in self.without else None,
             "latencies_ms": values.round(4).tolist() if values.size <= RAW_KEPT else None,

@@ -72,6 +72,7 @@ def test_every_block_has_its_time_and_what_is_executed(bundle: Bundle, engine: s
     assert {"stages.0", "stages.1", "stages.2", "stages.3", "head"} <= set(rest)
     assert rest["stages.2"] == ("int8" if precision == "int8" else "f32")
     assert 0.5 < found.accounted < 2.0, "0.9 to 1.1 where nothing else runs"
+    assert 0.5 < found.counting_over_whole < 2.0
     assert (found.between_ms > 0) == (engine == "openvino")
     assert found.between_ms < 0.8 * sum(each.ms for each in found.blocks)
     assert sum(each.ms for each in attention.values()) > 0

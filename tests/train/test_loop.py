@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch._dynamo.utils import counters
 
 from edgeattn.errors import DataError, EdgeAttnError, NameNotFoundError, SpecError
 from edgeattn.imaging import prepare
@@ -24,7 +27,7 @@ from edgeattn.spec import InputSpec
 from edgeattn.train import Recipe, TrainingData, load_run, train
 from edgeattn.train.augment import Augment, shrink
 from edgeattn.train.loader import FolderViews, Loader, PictureFiles, evaluation_batches, normalise
-from edgeattn.train.machine import fastest_workers
+from edgeattn.train.machine import compile_steps, fastest_workers
 from edgeattn.train.recipe import override
 from edgeattn.train.runs import weights_attributions
 from edgeattn.train.sources import open_data
@@ -273,3 +276,40 @@ def test_the_trial_leaves_no_trace(photos: Path, tmp_path: Path) -> None:
     ours, theirs = (load_file(tmp_path / run / "model.safetensors") for run in ("auto", "told"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert second.recipe == first.recipe
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its compiler's parts
+def test_compiled_steps_are_the_same_steps() -> None:
+    class Student(nn.Module):  # torch skips modules of its own
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2))
+
+        def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+            return self.body(x_BCHW)  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    net = Student()
+    own, x = copy.deepcopy(net), torch.randn(4, 3, 8, 8)
+    counters.clear()
+    compile_steps(net)
+    for each in (own, net):
+        each(x).square().sum().backward()
+    assert counters["stats"]["unique_graphs"] == 1
+    assert list(net.state_dict()) == list(own.state_dict()), "weights are kept under the same names"
+    for (name, value), expected in zip(net.named_parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(value.grad, expected.grad, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_compiling_without_a_compiler(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(EdgeAttnError, match="needs a C\\+\\+ compiler, and there is no no-such-compiler; install it"):
+        train(small(photos, compile=True), tmp_path / "run", progress=False)
+    with pytest.raises(SpecError, match="compile does not go with qat"):
+        small(photos, compile=True, qat=True, start="run")
+
+
+def test_precision_may_change_from_run_to_run(photos: Path, tmp_path: Path) -> None:
+    for precision in ("float32", "bf16"):
+        train(small(photos, epochs=1, precision=precision), tmp_path / precision, progress=False)
