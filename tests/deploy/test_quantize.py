@@ -214,6 +214,20 @@ def test_what_keeps_a_divisor_from_zero_stays_in_float_and_shortcuts_do_not(tmp_
     assert {node.name for node in adds} & kept == guards
 
 
+@pytest.mark.parametrize(("channels", "out", "stays"), [(3, 16, True), (3, 32, False), (4, 16, False)])
+def test_a_narrow_first_layer_stays_in_float_for_onnxruntime(channels: int, out: int, stays: bool) -> None:
+    layer = helper.make_node("Conv", ["x", "weight", ""], ["y"], name="stem", kernel_shape=[3, 3], strides=[2, 2])
+    weight = numpy_helper.from_array(np.zeros((out, channels, 3, 3), np.float32), "weight")
+    shapes = {"x": (1, channels, 9, 9), "y": (1, out, 4, 4), "z": (1, 8, 4, 4)}
+    x, y, z = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n, shape in shapes.items())
+    last = helper.make_node(
+        "Conv", ["y", "more"], ["z"], name="last"
+    )  # what comes after the last layer is the answer's
+    more = numpy_helper.from_array(np.zeros((8, out, 1, 1), np.float32), "more")
+    graph = helper.make_graph([layer, last], "g", [x], [z], [weight, more], value_info=[y])
+    assert float_nodes(helper.make_model(graph)) == (["stem"] if stays else [])
+
+
 def a_transformer(file: Path) -> Path:
     """One head over 16 patches, as others export it: its linear layers are MatMuls with weights, and so is a small one."""
     rng = np.random.default_rng(0)
