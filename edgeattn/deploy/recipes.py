@@ -153,13 +153,19 @@ def _stays_float(kind: str, weight: str, path: str, macs: float) -> bool:
     return is_small(weight, macs) or (kind == "MatMul" and (in_attention(path) or macs < SMALL_MACS))
 
 
-def _is_stem(node: onnx.NodeProto, weights: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether a layer with weights makes few channels of a picture's three."""
-    if node.op_type != "Conv" or in_attention(node.input[1]):
-        return False
-    out, channels, *_ = weights[node.input[1]]
-    groups = next((int(a.i) for a in node.attribute if a.name == "group"), 1)
-    return channels * groups <= 3 and out < STEM_CHANNELS
+def _stems(graph: onnx.GraphProto, weights: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Names of the layers that make few channels of the picture's three, with nothing but other operators before them."""
+    seen, found = {graph.input[0].name}, set()
+    for node in graph.node:  # in their order
+        if not seen.intersection(node.input):
+            continue
+        if node.op_type not in heads.LAYERS:
+            seen.update(node.output)
+        elif node.op_type == "Conv" and node.input[1] in weights:
+            out, channels, *_ = weights[node.input[1]]
+            if channels <= 3 and out < STEM_CHANNELS:
+                found.add(node.name)
+    return found
 
 
 def quantize_for(
@@ -242,17 +248,17 @@ def float_nodes(model: onnx.ModelProto, plan: Plan = DEFAULT_PLAN) -> list[str]:
         )
         return float(places * math.prod(weights[name]))
 
-    decodes = heads.decoding(heads.of_onnx(model))
+    kept_whole = heads.decoding(heads.of_onnx(model)) | _stems(model.graph, weights)
 
     def stays(node: onnx.NodeProto) -> bool:
         path = path_of(node.name)
-        if node.name in plan.layers or node.name in decodes:
+        if node.name in plan.layers or node.name in kept_whole:
             return True
         if plan.keeps(path) or plan.keeps_nothing(path):
             return plan.keeps(path)
         work = macs(node)
         if work is not None:
-            return _is_stem(node, weights) or _stays_float(node.op_type, node.input[1], path, work)
+            return _stays_float(node.op_type, node.input[1], path, work)
         kept = bool(constants & set(node.input)) or node.output[0] in normed
         return node.op_type in ATTENTION_ORT or (node.op_type == "Add" and kept)
 

@@ -116,6 +116,8 @@ def test_the_gates_branch_stays_float_and_the_rest_is_int8(bundle: Bundle, tmp_p
     assert not any(node.input[1] in dequantized for node in small), "too small to gain by int8"
     rest = [node for node in weighted if node not in small]
     assert len(rest) >= 40
+    stem, *rest = rest
+    assert stem.input[1] not in dequantized, "quicker in float"
     assert all(node.input[0] in dequantized and node.input[1] in dequantized for node in rest)
     floats = Counter(node.op_type for node in graph.node if node.op_type in ("Sigmoid", "Mul"))
     assert floats["Sigmoid"] == 12

@@ -97,6 +97,7 @@ def test_bad_arguments(kernels: tuple[int, int], nearest: str) -> None:
 
 
 def test_map_lights_up_where_something_stands() -> None:
+    torch.manual_seed(0)  # some weights of the 5 x 5 kernel are near zero
     _, map_BHW = attend(warmed(SelectiveKernel(C)), planted())
     energy = map_BHW[0].detach()
     assert divmod(int(energy.argmax()), 8) == (2, 5)
