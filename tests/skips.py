@@ -43,13 +43,15 @@ class SkipCheck:
         self._note(report)  # a whole file, as by importorskip
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if session.exitstatus == pytest.ExitCode.OK and any(self._reason(test) is None for test in self.skipped):
+        if session.exitstatus == pytest.ExitCode.OK and any(
+            self._reason(*each) is None for each in self.skipped.items()
+        ):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         terminalreporter.section(f"{len(self.skipped)} skipped")
         for test, why in sorted(self.skipped.items()):
-            reason = self._reason(test)
+            reason = self._reason(test, why)
             verdict = (
                 "NOT ALLOWED: run it, or give the reason in tests/skips.toml"
                 if reason is None
@@ -64,9 +66,10 @@ class SkipCheck:
                 why = report.longrepr[2]
             self.skipped[report.nodeid] = why
 
-    def _reason(self, test: str) -> str | None:
-        return next((reason for pattern, reason in self.allowed.items() if _matches(test, pattern)), None)
+    def _reason(self, test: str, why: str) -> str | None:
+        return next((reason for pattern, reason in self.allowed.items() if _matches(test, why, pattern)), None)
 
 
-def _matches(test: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(test, pattern.replace("[", "[[]"))  # brackets are those of a parametrized test
+def _matches(test: str, why: str, pattern: str) -> bool:
+    pattern = pattern.replace("[", "[[]")  # brackets are those of a parametrized test
+    return any(fnmatch.fnmatchcase(what, pattern) for what in (test, f"{test}: {why}"))

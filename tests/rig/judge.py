@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -114,12 +114,3 @@ def watching(pictures: Iterable[np.ndarray]) -> Iterator[Judge]:
     judge = Judge()
     threading.Thread(target=judge.follow, args=(pictures,), name="judge", daemon=True).start()
     yield judge
-
-
-def in_calm(check: Callable[[], None]) -> None:
-    """Make a timed check up to five times, with pauses: what else runs on a build machine only ever adds, for seconds at times."""
-    for pause_s in (0.0, 1.0, 4.0, 8.0):
-        with contextlib.suppress(AssertionError):
-            return check()
-        time.sleep(pause_s)
-    return check()

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from aiohttp import web
 from browser import Browser
+from calm import in_calm
 from chromium import missing
-from judge import in_calm
 
 from edgeattn.cli import glass
 

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import rtsp
-from judge import Judge, in_calm, watching
+from calm import in_calm
+from judge import Judge, watching
 from mjpeg import MjpegCamera, Scene
 from remote import Fault
 from rtsp import RtspCamera
@@ -23,6 +24,7 @@ from stamps import Stamp, read_stamp
 
 from edgeattn._cv2 import cv2
 from edgeattn.camera.opencv import _STREAM_OPTIONS, _variable
+from edgeattn.timing import pressure
 
 pytestmark = pytest.mark.rig
 
@@ -361,3 +363,37 @@ def test_rtsp_goes_on_in_another_size(rtsp_judge: tuple[RtspCamera, Judge]) -> N
     camera, judge = rtsp_judge
     judge.wait_for_recovery(camera.resize(320, 240), 5)
     assert judge.sights[-1].size == (640, 480)
+
+
+@pytest.mark.parametrize(
+    ("stolen", "outcome"),
+    [
+        ((0, 0, 0, 0, 0), AssertionError),
+        ((1, 0, 1, 0, 0), AssertionError),
+        ((1, 0, 1, 1, 0), pytest.skip.Exception),
+    ],
+    ids=["calm", "mostly calm", "mostly not"],
+)
+def test_a_timed_check_fails_where_most_tries_had_their_cores(
+    stolen: tuple[int, ...], outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = iter(pressure.Pressure(ns, 0, 0, ns * share) for share in stolen for ns in (0, 10))
+    monkeypatch.setattr(pressure, "read", readings.__next__)
+    tried = []
+
+    def check() -> None:
+        tried.append(1)
+        raise AssertionError("asked for")
+
+    with pytest.raises(outcome, match=r"asked for|no verdict: a hypervisor took 0\.0 to 1\.0 cores"):
+        in_calm(check, sleep=lambda _: None)
+    assert len(tried) == 5
+
+
+def test_a_timed_check_that_passes_once_passes_on_any_cores() -> None:
+    tries = iter((False, True))
+
+    def check() -> None:
+        assert next(tries)
+
+    in_calm(check, sleep=lambda _: None)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import tiny
-from judge import in_calm
+from calm import in_calm
 from manager import Manager, listening
 from mjpeg import MjpegCamera
 

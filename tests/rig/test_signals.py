@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import rtsp
-from judge import in_calm
+from calm import in_calm
 from mjpeg import MjpegCamera
 from rtsp import RtspCamera
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import rtsp
-from judge import Judge, in_calm
+from calm import in_calm
+from judge import Judge
 from mjpeg import MjpegCamera
 from rtsp import RtspCamera
 from waits import states, watched

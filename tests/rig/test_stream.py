@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from judge import in_calm
+from calm import in_calm
 from mjpeg import MjpegCamera
 from remote import later
 from stamps import read_stamp

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import tiny
 from browser import Browser
+from calm import in_calm
 from chromium import missing
-from judge import in_calm
 
 from edgeattn.bundle import Bundle
 from edgeattn.camera import Pipeline, Video

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from judge import in_calm
+from calm import in_calm
 
 from edgeattn._cv2 import cv2
 from edgeattn.camera import Camera
