@@ -26,6 +26,7 @@ from edgeattn.imaging import prepare
 from edgeattn.profiling import Profiler, frames
 from edgeattn.profiling.bench import Bench
 from edgeattn.profiling.modes import BURST, UNCOUNTED, burst
+from edgeattn.profiling.report import by_turns
 from edgeattn.timing import Spans, monotonic_ns, pressure, thread_ns
 from edgeattn.timing.statistics import paired_ratio
 
@@ -113,9 +114,9 @@ def against(name: str, bundle: Bundle, precision: str, opened: Callable[[], Any]
         with Profiler(bundle, engine=engine, precision=precision, seconds=options.seconds) as profiler:
             beside = [float(np.median(peer(BURST + 2))) for _ in profiler]
             result = profiler.report().results[0]
-        turns = np.median(result.latencies_ms.reshape(-1, BURST), axis=1).tolist()
+        turns = by_turns(result.latencies_ms, BURST).tolist()
         ours += turns
-        inside += np.median(result.inside_ms.reshape(-1, BURST), axis=1).tolist()
+        inside += by_turns(result.inside_ms, BURST).tolist()
         theirs += beside[: len(turns)]  # the profile's last step looks at the blocks alone
     for what, own in {"the call": ours, "inside the engine": inside}.items():
         if own:

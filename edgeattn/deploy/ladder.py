@@ -23,6 +23,7 @@ from edgeattn.deploy.recipes import (
     DEFAULT_PLAN,
     FILES,
     SMALL_MACS,
+    STEM_CHANNELS,
     TOOLS,
     Input,
     Plan,
@@ -290,7 +291,7 @@ class Ladder:
             "tools": versions(*TOOLS[engine]),
             "plan": asdict(plan),
             "bounds": asdict(self.bounds),
-            "recipes": [ATTENTION_ORT, ATTENTION_OV, SMALL_MACS, "decoding in float"],
+            "recipes": [ATTENTION_ORT, ATTENTION_OV, SMALL_MACS, STEM_CHANNELS, "decoding in float"],
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 

@@ -153,9 +153,9 @@ def notes(report: Report) -> Iterator[str]:
     counted = [(r.name, r.blocks.counting_over_whole - 1) for r in report.results if r.blocks]
     if counted:
         yield f"an inference whose blocks are counted takes {', '.join(f'{cost:+.0%} in {name}' for name, cost in counted)}"
-    spread = [(r.engine, r.precision, r.blocks.between_ms) for r in report.results if r.blocks and r.blocks.between_ms]
+    spread = [(r.name, r.blocks.between_ms) for r in report.results if r.blocks and r.blocks.between_ms]
     if spread:
-        told = ", ".join(f"{ms:.3f} ms in {engine} {precision}" for engine, precision, ms in spread)
+        told = ", ".join(f"{ms:.3f} ms in {name}" for name, ms in spread)
         yield f"blocks hold what was counted, and time between the nodes, spread evenly over them: {told}"
     for why in sorted({str(r.more["blocks_missing"]) for r in report.results if "blocks_missing" in r.more}):
         yield f"blocks are not told: {why}"

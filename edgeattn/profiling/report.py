@@ -298,7 +298,7 @@ def _ratio(result: Result, other: Result) -> Ratio | None:
         return Ratio(above / below, 0.0, float("inf")) if above and below else None
     value = float(np.median(result.latencies_ms) / np.median(other.latencies_ms))
     if result.mode == "single":
-        turns = [_turns(each) for each in (result, other)]
+        turns = [by_turns(each.latencies_ms, int(each.more.get("burst", 1))) for each in (result, other)]
         n = min(map(len, turns))
         if n:
             found = paired_ratio(turns[0][:n], turns[1][:n])
@@ -308,8 +308,7 @@ def _ratio(result: Result, other: Result) -> Ratio | None:
     return Ratio(value, found.low, found.high)
 
 
-def _turns(result: Result) -> Durations:
-    """The median of each burst."""
-    burst = int(result.more.get("burst", 1))
-    whole = len(result.latencies_ms) // burst * burst
-    return np.median(result.latencies_ms[:whole].reshape(-1, burst), axis=1)
+def by_turns(values_ms: Durations, burst: int) -> Durations:
+    """The median of each burst; a last one that was cut short is left out."""
+    whole = len(values_ms) // burst * burst
+    return np.median(values_ms[:whole].reshape(-1, burst), axis=1)

@@ -74,6 +74,9 @@ def test_blocks_that_are_off_get_float_attention_and_the_second_climb_remembers(
     again = a_ladder(eca_bundle, tmp_path / "s2", tight, memory)
     assert climb(again, 5.0, engines=ORT)["onnxruntime"][0].recipe["blocks"] == dict(best.plan.rungs)
     assert [replace(s, seconds=0) for s in again.steps] == [replace(s, seconds=0) for s in ladder.steps]
+    assert again.knows("onnxruntime", best.plan)
+    monkeypatch.setattr(module, "STEM_CHANNELS", 1)
+    assert not again.knows("onnxruntime", best.plan), "another recipe makes another file of the same plan"
 
 
 def test_without_time_the_default_recipe_is_taken(eca_bundle: Bundle, tmp_path: Path) -> None:

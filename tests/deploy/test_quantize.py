@@ -222,9 +222,7 @@ def test_a_narrow_first_layer_stays_in_float_for_onnxruntime(channels: int, out:
     weight = numpy_helper.from_array(np.zeros((out, channels, 3, 3), np.float32), "weight")
     shapes = {"x": (1, channels, 9, 9), "y": (1, out, 4, 4), "z": (1, 8, 4, 4)}
     x, y, z = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n, shape in shapes.items())
-    last = helper.make_node(
-        "Conv", ["y", "more"], ["z"], name="last"
-    )  # what comes after the last layer is the answer's
+    last = helper.make_node("Conv", ["y", "more"], ["z"], name="last")
     more = numpy_helper.from_array(np.zeros((8, out, 1, 1), np.float32), "more")
     graph = helper.make_graph([layer, last], "g", [x], [z], [weight, more], value_info=[y])
     assert float_nodes(helper.make_model(graph)) == (["stem"] if stays else [])
