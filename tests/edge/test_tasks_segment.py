@@ -93,6 +93,32 @@ def test_small_logits_are_laid_over_the_input_bilinearly() -> None:
     assert answer.score == pytest.approx((exponentials.max(0) / exponentials.sum(0)).mean(), abs=1e-6)
 
 
+@pytest.mark.parametrize(("classes", "scale"), [(2, (8, 8)), (4, (3, 5)), (11, (4, 4)), (11, (1, 2)), (200, (8, 8))])
+@pytest.mark.parametrize("smooth", [True, False])
+def test_laid_over_few_cells_or_over_all_the_classes_are_the_same(
+    classes: int, scale: tuple[int, int], smooth: bool
+) -> None:
+    """Of large regions, where few cells are mixed, and of noise; of noise, whole numbers make equals."""
+    rows, cols = 20, 24
+    coarse = np.random.default_rng(classes).normal(size=(classes, 3, 3) if smooth else (classes, rows, cols))
+    logits = np.stack([cv2.resize(np.round(4 * k).astype(np.float32), (cols, rows)) for k in coarse])
+    size = (rows * scale[0], cols * scale[1])
+    laid = np.stack([cv2.resize(k.astype(np.float64), size[::-1], interpolation=cv2.INTER_LINEAR) for k in logits])
+    given = segment.best(logits, size)
+    assert given.shape == size
+    chosen = np.take_along_axis(laid, given[None].astype(int), 0)[0]
+    np.testing.assert_allclose(chosen, laid.max(0), atol=1e-4)
+    places = segment.best(logits, (rows, cols))
+    np.testing.assert_array_equal(places, logits.argmax(0), "of equals the first")
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "crop"])
+def test_shares_are_those_of_the_map(fit: Any) -> None:
+    answer = seen(one_hot(blocks(SIDE, SIDE)), Spec("segment", InputSpec(SIDE, SIDE, fit=fit), LABELS), (90, 120))
+    counted = np.bincount(answer.class_map.ravel(), minlength=256)[: len(LABELS)] / answer.class_map.size
+    np.testing.assert_allclose(answer.shares, counted, atol=0.01)
+
+
 def test_what_is_there_is_told_without_background_and_specks() -> None:
     classes = np.zeros((SIDE, SIDE), np.uint8)
     classes[:32, :32], classes[40:, :20], classes[0, 60:] = 3, 1, 2
