@@ -11,7 +11,7 @@ from scripted import BLACK, Live
 
 from edgeattn.camera import Frame
 from edgeattn.camera.capture import Capture
-from edgeattn.camera.slot import CAUSES, QUEUE, Slot
+from edgeattn.camera.slot import CAUSES, QUEUE, Policy, Rhythm, Slot
 from edgeattn.errors import SourceError
 
 
@@ -34,6 +34,61 @@ def test_only_the_latest_frame_is_given_and_drops_are_counted() -> None:
     assert last.index == 5
     assert slot.take() is None
     assert slot.dropped == 4
+
+
+PERIOD_NS = 36_000_000
+FRAMES = 9
+LAST_NS = (FRAMES - 1) * PERIOD_NS
+
+
+def fed(policy: Policy, taken_at_ns: int) -> Slot:
+    """A slot to which frames came evenly, by a clock that stands at the time of taking from then on."""
+    times = iter([i * PERIOD_NS for i in range(FRAMES)])
+    slot = Slot(policy, clock=lambda: next(times, taken_at_ns))
+    for index in range(FRAMES):
+        slot.put(frame(index))
+    return slot
+
+
+@pytest.mark.parametrize(
+    ("since", "most"), [(0.0, 0.0), (0.82, 0.0), (0.84, 0.25), (1.0, 1 / 12), (1.07, 0.02), (1.09, 0.0), (5.0, 0.0)]
+)
+def test_a_frame_is_waited_for_when_it_is_all_but_there(since: float, most: float) -> None:
+    """`since`: periods since the last frame."""
+    rhythm = Rhythm()
+    for index in range(FRAMES):
+        assert rhythm.patience_s(round((index - 0.01) * PERIOD_NS)) == 0.0, "nothing is known yet"
+        rhythm.came(index * PERIOD_NS + (PERIOD_NS // 2 if index == 3 else 0))  # one was late
+    patience_s = rhythm.patience_s(LAST_NS + round(since * PERIOD_NS))
+    assert patience_s * 1e9 <= most * PERIOD_NS
+    assert (patience_s > 0) == (most > 0)
+
+
+def test_the_latest_is_the_next_one_where_that_is_all_but_there() -> None:
+    slot = fed("latest", LAST_NS + round(0.9 * PERIOD_NS))
+    threading.Timer(0.001, lambda: slot.put(frame(FRAMES))).start()
+    taken = slot.take()
+    assert taken is not None
+    assert taken.index == FRAMES
+    assert slot.drops["replaced"] == FRAMES
+
+
+def test_a_frame_that_was_due_and_does_not_come_is_not_waited_for() -> None:
+    taken = fed("latest", LAST_NS + PERIOD_NS).take()
+    assert taken is not None
+    assert taken.index == FRAMES - 1
+
+
+@pytest.mark.parametrize(("policy", "since"), [("latest", 0.5), ("every", 0.9)])
+def test_a_frame_in_hand_is_taken(policy: Policy, since: float) -> None:
+    """Taking does not wait: what another thread needs a second to put is not seen."""
+    slot = fed(policy, LAST_NS + round(since * PERIOD_NS))
+    late = threading.Timer(1.0, lambda: slot.put(frame(FRAMES)))
+    late.start()
+    taken = slot.take()
+    late.cancel()
+    assert taken is not None
+    assert taken.index == (0 if policy == "every" else FRAMES - 1)
 
 
 def test_fresh_waits_for_a_frame_that_comes_after_it_was_asked_for() -> None:
