@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+import psutil
 import pytest
 import rtsp
-from calm import in_calm
+from calm import awake, in_calm
 from judge import Judge, watching
 from mjpeg import MjpegCamera, Scene
 from remote import Fault
@@ -397,3 +398,15 @@ def test_a_timed_check_that_passes_once_passes_on_any_cores() -> None:
         assert next(tries)
 
     in_calm(check, sleep=lambda _: None)
+
+
+def test_cores_are_kept_awake_by_what_gives_way() -> None:
+    before = set(psutil.Process().children())
+    with awake():
+        spinners = set(psutil.Process().children()) - before
+        assert len(spinners) == len(os.sched_getaffinity(0))
+        deadline = time.monotonic() + 10
+        while any(os.sched_getscheduler(each.pid) != os.SCHED_IDLE for each in spinners):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert not any(each.is_running() for each in spinners)
