@@ -143,9 +143,9 @@ def best(logits_Khw: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.u
         return _best_everywhere(logits_Khw, size)
     cells = np.repeat(np.repeat(corner[:-1, :-1], wide, axis=1), tall, axis=0)
     if len(row):
-        up, low = (np.clip(row + step, 0, rows - 1) * cols for step in (-1, 0))
-        left, right = (np.clip(col + step, 0, cols - 1) for step in (-1, 0))
-        places_4M = np.stack([up + left, up + right, low + left, low + right])
+        places = np.pad(np.arange(rows * cols).reshape(rows, cols), 1, mode="edge").ravel()
+        upper_left = row * (cols + 2) + col
+        places_4M = places[upper_left + np.array([[0], [1], [cols + 2], [cols + 3]])]
         inside = _best_inside(np.take(logits_Khw.reshape(classes, -1), places_4M, axis=1), tall, wide)
         cells.reshape(rows + 1, tall, cols + 1, wide).transpose(0, 2, 1, 3)[row, col] = inside
     top, side = (tall + 1) // 2, (wide + 1) // 2
@@ -202,8 +202,8 @@ def _nearest(answer: NDArray[np.uint8], height: int, width: int) -> NDArray[np.u
 def _score(logits_Khw: NDArray[np.float32]) -> float:
     """Mean probability of the best class, over some of the places."""
     step = max(1, round((logits_Khw[0].size / _PLACES) ** 0.5))
-    some = logits_Khw[:, step // 2 :: step, step // 2 :: step].reshape(len(logits_Khw), -1).astype(np.float64)
-    return float((1.0 / np.exp(some - some.max(0)).sum(0)).mean())
+    some = logits_Khw[:, step // 2 :: step, step // 2 :: step].reshape(len(logits_Khw), -1)
+    return float((1.0 / np.exp(some - some.max(0)).sum(0)).mean(dtype=np.float64))
 
 
 def agree(given: Regions, wanted: Regions) -> bool:
