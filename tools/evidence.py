@@ -20,7 +20,6 @@ import functools
 import json
 import math
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from edgeattn.timing.environment import environment
 from edgeattn.train import Recipe, TrainingData, train
 from edgeattn.train.augment import Augment
 from edgeattn.train.loop import figure
+from edgeattn.train.runs import METRICS
 from edgeattn.train.sources import open_data
 
 CIFAR = Augment(
@@ -80,7 +80,7 @@ def run_once(
         with file.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
     told = f"{name}: {line['attention']} {line['teach']} seed {line['seed']}"
-    print(f"{told}: test {100 * line['test_top1']:.2f} %, {line['seconds']:.0f} s", flush=True)
+    print(f"{told}: test {100 * line['test_top1']:.2f} %", flush=True)
 
 
 @contextlib.contextmanager
@@ -98,14 +98,13 @@ def taken(folder: Path, *, wait: bool = False) -> Iterator[bool]:
 
 def run(recipe: Recipe, folder: Path, data: TrainingData, name: str, *, int8: bool = True) -> dict[str, Any]:
     """Train, then look at the test part once: the trained net, and its int8 files through their engines."""
-    started = time.monotonic()
     trained = train(recipe, folder, data=data, resume=True)
     found = cost(trained.model, recipe.imgsz)
     line = cell(recipe, name) | {
         "parameters": found.parameters, "macs": found.macs,
         "validation_top1": round(trained.metrics["validation_top1"], 5),
         "test_n": len(data.test), "test_top1": round(figure(trained.model, data.test, recipe, data.labels), 5),
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": training_seconds(folder),
     }  # fmt: skip
     if not int8:
         return line | {"revision": revision(), "environment": environment()}
@@ -120,6 +119,12 @@ def run(recipe: Recipe, folder: Path, data: TrainingData, name: str, *, int8: bo
     except EdgeAttnError as error:
         line["int8_error"] = str(error)
     return line | {"revision": revision(), "environment": environment()}
+
+
+def training_seconds(folder: Path) -> float | None:
+    """Of all epochs of a run, over its interruptions; None where an older version trained some of them."""
+    epochs = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    return round(sum(epoch["seconds"] for epoch in epochs), 1) if all("seconds" in epoch for epoch in epochs) else None
 
 
 def revision() -> str:

@@ -218,7 +218,8 @@ class _Run:
                 sums[name] = sums.get(name, 0.0) + value
             bar.advance(task)
         told = {name: value / len(self.loader) for name, value in sums.items()} | {"lr": self._lr()}
-        return told | {"data_wait": waited_s / (time.perf_counter() - began)}
+        took_s = time.perf_counter() - began
+        return told | {"data_wait": waited_s / took_s, "seconds": round(took_s, 1)}
 
     def advance(self, batch: Batch) -> dict[str, float]:
         """One step; returns the named loss terms."""

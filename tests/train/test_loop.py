@@ -74,7 +74,7 @@ train(from_json(Recipe, json.loads(sys.argv[1])), sys.argv[2], resume=True, prog
 """
 
 
-TIMING = {"data_wait": None}
+TIMING = {"data_wait": None, "seconds": None}
 
 
 def learned(run: Path) -> list[dict[str, float]]:
