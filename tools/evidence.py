@@ -37,7 +37,7 @@ from edgeattn.timing.environment import environment
 from edgeattn.train import Recipe, TrainingData, train
 from edgeattn.train.augment import Augment
 from edgeattn.train.loop import figure
-from edgeattn.train.runs import METRICS
+from edgeattn.train.runs import load_metrics
 from edgeattn.train.sources import open_data
 
 CIFAR = Augment(
@@ -123,7 +123,7 @@ def run(recipe: Recipe, folder: Path, data: TrainingData, name: str, *, int8: bo
 
 def training_seconds(folder: Path) -> float | None:
     """Of all epochs of a run, over its interruptions; None where an older version trained some of them."""
-    epochs = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    epochs = load_metrics(folder)
     return round(sum(epoch["seconds"] for epoch in epochs), 1) if all("seconds" in epoch for epoch in epochs) else None
 
 

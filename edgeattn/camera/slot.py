@@ -71,8 +71,7 @@ class Slot:
 
     def wait_for_next(self) -> None:
         """While `changed` is held and there is a frame: where the next one is all but there, wait for that one."""
-        wait_s = self._rhythm.patience_s(self._clock())
-        if self.policy == "latest" and wait_s:
+        if self.policy == "latest" and (wait_s := self._rhythm.patience_s(self._clock())):
             in_hand = self.frames[-1]
             self.changed.wait_for(lambda: self.ended or self.frames[-1] is not in_hand, wait_s)
 

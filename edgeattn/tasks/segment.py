@@ -155,8 +155,7 @@ def best(logits_Khw: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.u
 def _best_inside(corners_K4M: NDArray[np.float32], tall: int, wide: int) -> NDArray[np.uint8]:
     """(M, tall, wide): the class of each pixel of M cells, by the logits at the corners, row by row."""
     down, across = ((np.arange(n) + (0.5 if n % 2 == 0 else 0.0)) / n for n in (tall, wide))
-    ways = np.stack([1 - down, down])[:, None, :, None] * np.stack([1 - across, across])[None, :, None, :]
-    ways_4S = ways.reshape(4, -1).astype(np.float32)
+    ways_4S = np.kron([1 - down, down], [1 - across, across]).astype(np.float32)
 
     def lay(k: int, out: NDArray[np.float32]) -> None:
         np.matmul(corners_K4M[k].T, ways_4S, out=out)

@@ -61,8 +61,12 @@ def load_run(folder: str | Path) -> Trained:
     if recipe.qat:
         model = folded(model)
     model.load_state_dict(load_file(folder / WEIGHTS))
-    lines = (folder / METRICS).read_text().splitlines()
-    return Trained(folder, recipe, labels, model.eval(), json.loads(lines[-1]))
+    return Trained(folder, recipe, labels, model.eval(), load_metrics(folder)[-1])
+
+
+def load_metrics(folder: Path) -> list[dict[str, float]]:
+    """What a run noted of each of its epochs."""
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
 
 
 def keep_recipe(recipe: Recipe, folder: Path, resume: bool) -> Recipe:

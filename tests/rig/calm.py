@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -38,17 +39,16 @@ def in_calm(check: Callable[[], None], sleep: Callable[[float], None] = time.sle
     tries were such all the same, no figure speaks for or against the code: then the check is skipped, and says how much
     was taken.
     """
-    taken = [0.0]
-    for pause_s in (1.0, 4.0, 8.0, 8.0, 0.0):
-        with awake() if taken[-1] > CORES_LIMIT else contextlib.nullcontext():
+    taken: list[float] = []
+    for pause_s in (0.0, 0.0, 1.0, 4.0, 8.0):
+        sleep(pause_s)
+        with awake() if taken and taken[-1] > CORES_LIMIT else contextlib.nullcontext():
             before = pressure.read()
             try:
                 return check()
             except AssertionError as error:
                 failure = error
                 taken.append(pressure.read().stolen_cores(before) or 0.0)
-        sleep(pause_s)
-    del taken[0]
-    if sorted(taken)[len(taken) // 2] <= CORES_LIMIT:
+    if statistics.median(taken) <= CORES_LIMIT:
         raise failure
     pytest.skip(f"no verdict: a hypervisor took {min(taken):.1f} to {max(taken):.1f} cores while this was timed")
