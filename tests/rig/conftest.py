@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from calm import pytest_runtest_protocol  # noqa: F401  the hook that makes a test again that failed on robbed cores
 
 Waits = dict[str, subprocess.Popen[str]]
 

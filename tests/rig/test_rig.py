@@ -8,9 +8,12 @@ import os
 import re
 import socket
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -398,6 +401,39 @@ def test_a_timed_check_that_passes_once_passes_on_any_cores() -> None:
         assert next(tries)
 
     in_calm(check, sleep=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("stolen", "works_at", "outcome"),
+    [((0,), 9, "failed"), ((1, 0), 9, "failed"), ((1, 1, 1), 3, "passed"), ((1, 1, 1, 1, 1), 9, "failed")],
+    ids=["calm", "robbed once", "works when tried again", "robbed"],
+)
+def test_a_test_that_failed_on_robbed_cores_is_made_again(
+    stolen: tuple[int, ...], works_at: int, outcome: str, tmp_path: Path
+) -> None:
+    (tmp_path / "conftest.py").write_text(
+        "from calm import pytest_runtest_protocol\n"
+        "from edgeattn.timing import pressure\n"
+        f"readings = iter([pressure.Pressure(ns, 0, 0, ns * share) for share in {stolen} for ns in (0, 10)])\n"
+        "pressure.read = lambda: next(readings)\n"
+    )
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n\n"
+        "tries = iter(range(1, 9))\n\n"
+        "@pytest.fixture\ndef number(): return next(tries)\n\n"
+        f"def test_works(number):\n    print('try', number)\n    assert number == {works_at}\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rs", "-s", "-p", "no:cacheprovider", tmp_path],
+        check=False,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert f"1 {outcome}" in run.stdout
+    assert re.findall(r"try (\d)", run.stdout) == [str(number + 1) for number in range(len(stolen))]
 
 
 def test_cores_are_kept_awake_by_what_gives_way() -> None:

@@ -11,7 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import pytest
 import rtsp
+from calm import in_calm
 from judge import Judge, watching
 from mjpeg import MjpegCamera
 from rtsp import RtspCamera
@@ -92,5 +94,13 @@ if rtsp.missing() is None:
     FAULTS["RTSP, stalled for 35 s"] = lambda: comes_back(RtspCamera(), "stall", 35)
 
 
+NO_VERDICT = 77
+"""Exit code where the cores were not ours; automake's for a test that was skipped."""
+
+
 if __name__ == "__main__":
-    FAULTS[sys.argv[1]]()
+    try:
+        in_calm(FAULTS[sys.argv[1]])
+    except pytest.skip.Exception as skipped:
+        print(skipped)
+        sys.exit(NO_VERDICT)
