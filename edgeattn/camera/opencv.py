@@ -20,12 +20,14 @@ import numpy as np
 from edgeattn._cv2 import cv2
 from edgeattn.camera.files import plausible
 from edgeattn.camera.frame import AgeFrom
+from edgeattn.camera.rtsp import Relay
 from edgeattn.errors import SourceError
 from edgeattn.imaging import Picture
 from edgeattn.timing import Clock
 
 # Nothing is probed: the first keyframe is shown after 0.1 s. With `nobuffer` it would be thrown away, and the next one
 # is a second off.
+_OPTIONS_NAME = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _STREAM_OPTIONS = "rtsp_transport;tcp|probesize;32|analyzeduration;0"
 _NEWEST_PICTURE = "! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 _BAD_IN_A_ROW = 4
@@ -212,10 +214,24 @@ def open_stream(url: str, name: str, timeout_s: float, silent_s: float, clock: C
     open_ms, read_ms = round(1000 * timeout_s), round(1000 * silent_s)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms]
 
-    def open_capture() -> Any:
-        with _variable("OPENCV_FFMPEG_CAPTURE_OPTIONS", _STREAM_OPTIONS):
+    def open_url(url: str) -> Any:
+        with _variable(_OPTIONS_NAME, _STREAM_OPTIONS):
             # Each further decoder thread would hold one frame back.
             return cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])
+
+    def open_capture() -> Any:
+        if not url.lower().startswith("rtsp://") or os.environ.get(_OPTIONS_NAME, _STREAM_OPTIONS) != _STREAM_OPTIONS:
+            return open_url(url)  # the user's own options may ask for UDP, which passes a relay by
+        try:
+            relay = Relay(url, timeout_s)
+        except (OSError, ValueError):
+            return open_url(url)
+        with relay:
+            capture = open_url(relay.url)
+        if relay.refused and not _is_open(capture):  # a server that minds the relay's address
+            capture.release()
+            return open_url(url)
+        return capture
 
     capture = _opened(open_capture(), name, "away, another login, or no video")
     return StreamConnection(capture, open_capture, name, silent_s, clock)

@@ -47,14 +47,18 @@ class RtspCamera(Remote):
     Args:
         fps: frames a second, a keyframe each second.
         size: width (a multiple of 64) and height (of 16).
+        login: a name and a password that it asks for, by Digest.
     """
 
-    def __init__(self, *, fps: int = 30, size: tuple[int, int] = (640, 480)) -> None:
-        super().__init__([PYTHON, __file__], {"fps": fps, "size": size})
+    def __init__(
+        self, *, fps: int = 30, size: tuple[int, int] = (640, 480), login: tuple[str, str] | None = None
+    ) -> None:
+        super().__init__([PYTHON, __file__], {"fps": fps, "size": size, "login": login})
+        self._login = f"{login[0]}:{login[1]}@" if login else ""
 
     @property
     def url(self) -> str:
-        return f"rtsp://127.0.0.1:{self.port}/video"
+        return f"rtsp://{self._login}127.0.0.1:{self.port}/video"
 
     def stall(self, seconds: float) -> Fault:
         """Send no frame for a while; the server goes on answering."""
@@ -88,12 +92,13 @@ class RtspCamera(Remote):
 class _Server:
     """The camera's side: GStreamer on the main loop's thread, one thread that makes the frames, one that takes orders."""
 
-    def __init__(self, *, fps: int, size: tuple[int, int]) -> None:
+    def __init__(self, *, fps: int, size: tuple[int, int], login: tuple[str, str] | None) -> None:
         import gi
 
         gi.require_version("Gst", "1.0")
+        gi.require_version("GstRtsp", "1.0")
         gi.require_version("GstRtspServer", "1.0")
-        from gi.repository import GLib, Gst, GstRtspServer
+        from gi.repository import GLib, Gst, GstRtsp, GstRtspServer
 
         Gst.init(None)
         self._gst, self._glib, self._remove = Gst, GLib, GstRtspServer.RTSPFilterResult.REMOVE
@@ -111,6 +116,16 @@ class _Server:
         self._server.set_service("0")
         self._server.get_mount_points().add_factory("/video", factory)
         self._server.connect("client-connected", self._count)
+        if login:
+            token, rights = GstRtspServer.RTSPToken(), GstRtspServer.RTSPPermissions()
+            token.set_string("media.factory.role", "viewer")
+            for right in ("media.factory.access", "media.factory.construct"):
+                rights.add_permission_for_role("viewer", right, True)
+            factory.set_permissions(rights)
+            door = GstRtspServer.RTSPAuth()
+            door.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
+            door.add_digest(*login, token)
+            self._server.set_auth(door)
         self._door = self._server.attach(None)
         self.port = self._server.get_bound_port()
         self._server.set_service(str(self.port))

@@ -24,6 +24,7 @@ from rtsp import RtspCamera
 from waits import states, watched
 
 from edgeattn.camera import Camera
+from edgeattn.camera.opencv import open_stream
 from edgeattn.camera.watch import Watch
 from edgeattn.errors import SourceError
 
@@ -178,26 +179,36 @@ def settles(measure: Callable[[], int], limit: int) -> bool:
     return any(measure() <= limit or time.sleep(0.1) for _ in range(40))
 
 
-def test_nothing_leaks_over_many_connections() -> None:
-    with MjpegCamera() as camera:
+@pytest.mark.parametrize(
+    ("kind", "faults", "of_one_connection"),
+    [
+        (MjpegCamera, ("reset", "end") * 15, 0),
+        pytest.param(RtspCamera, ("end",) * 10, 2, marks=needs_rtsp),  # the relay, one thread each way
+    ],
+)
+def test_nothing_leaks_over_many_connections(kind: Any, faults: tuple[str, ...], of_one_connection: int) -> None:
+    with kind() as camera:
         with watched(camera):
             pass
+        assert settles(threading.active_count, 2 + of_one_connection)
         threads, handles = threading.active_count(), open_handles()
         with watched(camera) as (watch, judge):
-            for name in ("reset", "end") * 15:
+            for name in faults:
                 judge.wait_for_recovery(getattr(camera, name)(), 5)
-            assert watch.status.reconnects == 30
-            assert threading.active_count() <= threads + 3, "the watcher, one reader, and the judge"
+            assert watch.status.reconnects == len(faults)
+            most = threads + 3 + of_one_connection  # the watcher, one reader, and the judge
+            assert settles(threading.active_count, most)
         assert settles(threading.active_count, threads)
         assert settles(open_handles, handles)
 
 
+@pytest.mark.parametrize("kind", [MjpegCamera, pytest.param(RtspCamera, marks=needs_rtsp)])
 @pytest.mark.parametrize(("policy", "most_ms"), [("latest", 19), ("fresh", 6)])
-def test_ages_under_a_slow_model(policy: str, most_ms: float) -> None:
+def test_ages_under_a_slow_model(policy: str, most_ms: float, kind: Any) -> None:
     """At 60 ms an inference; the transport's own 3 ms are in the age by the camera's clock."""
 
     def check() -> None:
-        with MjpegCamera() as camera, Watch(Camera(camera.url), policy=policy) as watch:
+        with kind() as camera, Watch(Camera(camera.url), policy=policy) as watch:
             judge = Judge()
             for frame in watch.slot:
                 time.sleep(0.06)
@@ -208,6 +219,49 @@ def test_ages_under_a_slow_model(policy: str, most_ms: float) -> None:
             assert watch.slot.drops["stale" if policy == "fresh" else "replaced"] > 20
 
     in_calm(check)
+
+
+@needs_rtsp
+def test_a_login_goes_through_the_relay() -> None:
+    """By Digest, whose hash holds the address that FFmpeg knows."""
+    with RtspCamera(login=("box", "open sesame")) as camera:
+        with watched(camera) as (watch, _):
+            assert watch.status.state == "live"
+        with pytest.raises(SourceError, match="another login"):
+            open_stream(camera.url.replace("sesame", "says me"), "the door", 2, 1, time.monotonic_ns)
+
+
+@needs_rtsp
+def test_a_camera_that_refuses_the_relay_is_opened_without_it() -> None:
+    """As one may whose login's hash is to be of the same address as the request."""
+    with RtspCamera() as camera, socket.create_server(("127.0.0.1", 0)) as door:
+
+        def refuse_one_and_connect_the_next() -> None:
+            visitor = door.accept()[0]
+            with visitor:
+                visitor.recv(4096)
+                visitor.sendall(b"RTSP/1.0 400 Bad Request\r\nCSeq: 1\r\n\r\n")
+            visitor = door.accept()[0]
+            with visitor, socket.create_connection(("127.0.0.1", camera.port)) as behind:
+                back = threading.Thread(target=pass_on, args=(behind, visitor))
+                back.start()
+                pass_on(visitor, behind)
+                back.join()
+
+        thread = threading.Thread(target=refuse_one_and_connect_the_next, daemon=True)
+        thread.start()
+        with Camera(f"rtsp://127.0.0.1:{door.getsockname()[1]}/video") as source:
+            assert next(iter(source)).picture.shape == (480, 640, 3)
+        thread.join(5)
+        assert not thread.is_alive(), "two connections were made"
+
+
+def pass_on(source: socket.socket, sink: socket.socket) -> None:
+    """Send what one connection receives on another, until either ends; then end the other."""
+    with contextlib.suppress(OSError):
+        while piece := source.recv(4096):
+            sink.sendall(piece)
+        sink.shutdown(socket.SHUT_RDWR)
 
 
 HOG = "while True: pass"
