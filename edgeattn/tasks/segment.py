@@ -7,6 +7,7 @@ input's pixels is that of the nearest.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -217,7 +218,7 @@ def told(seen: Regions) -> list[dict[str, Any]]:
 
 def draw(picture: Picture, seen: Regions, opacity: float = 0.5) -> Picture:
     """Lay the classes in their colours over a copy of the picture, (H, W, 3) BGR, with a legend of those that are there."""
-    colours = cv2.applyColorMap(seen.class_map, _PALETTE[:, None])
+    colours = cv2.applyColorMap(seen.class_map, _palette()[:, None])
     canvas = np.asarray(cv2.addWeighted(picture, 1.0 - opacity, colours, opacity, 0.0), np.uint8)
     plain = seen.class_map == IGNORE
     if BACKGROUND in seen.labels:
@@ -241,17 +242,15 @@ def _legend(canvas: Picture, seen: Regions) -> None:
     drawing.shade(canvas, (0, first - edge, wide, canvas.shape[0]))
     for place, (k, name) in enumerate(names):
         top, side = first + place * row, round(1.2 * capital)
-        blue, green, red = _PALETTE[k].tolist()
+        blue, green, red = _palette()[k].tolist()
         drawing.shade(canvas, (edge, top, side, side), (blue, green, red), 1.0)
         drawing.write(canvas, name, (edge + row, top + round(1.1 * capital)), capital)
 
 
-def _colours() -> NDArray[np.uint8]:
+@functools.cache
+def _palette() -> NDArray[np.uint8]:
     """(256, 3) BGR: hues a golden section apart, so that neighbouring classes differ, in three strengths."""
     k = np.arange(256)
     hue, full, light = (k * 0.618034 % 1.0) * 180, np.take([200, 150, 235], k % 3), np.take([215, 170, 250], k // 2 % 3)
     hsv = np.stack([hue, full, light], 1).astype(np.uint8)
     return np.asarray(cv2.cvtColor(hsv[:, None], cv2.COLOR_HSV2BGR)[:, 0], np.uint8)
-
-
-_PALETTE = _colours()
