@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from edgeattn.imaging import Picture
 
 AgeFrom = Literal["kernel", "sender", "due", "received"]
+OLDEST_NS = 2_000_000_000
+"""A stamp from further back is of another clock."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Frame:
     captured_ns: int
     """Moment of capture on the monotonic clock."""
     age_from: AgeFrom
-    """Whose time it is: `kernel` (a local camera's driver: excludes the camera's own exposure), `due` (a replayed
-    video's), `received` (read by us: excludes camera and network)."""
+    """Whose time it is: `kernel` (a local camera's driver: excludes the camera's own exposure), `sender` (an RTSP camera's
+    own clock, as right as that is), `due` (a replayed video's), `received` (come to us: excludes camera and network)."""
     truth: Mapping[str, Any] | None = None
     """What a labelled video says about this frame: `label`, None where it shows nothing of any class."""
 

@@ -58,10 +58,11 @@ class Reading:
         self.seen += 1
         shown_ms = read_clock(frame.picture)
         if shown_ms is not None:
+            if frame.age_from != self.age_from:  # an RTSP camera tells its time after some seconds
+                self.age_from, self.whole_ms, self.ours_ms = frame.age_from, [], []
             whole_ms = (now_ns / NS_PER_MS - shown_ms) % WRAPS_MS
             self.whole_ms.append(whole_ms - WRAPS_MS if whole_ms > WRAPS_MS / 2 else whole_ms)
             self.ours_ms.append((now_ns - frame.captured_ns) / NS_PER_MS)
-            self.age_from = frame.age_from
 
 
 def fields(milliseconds: int) -> list[bool]:

@@ -13,14 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from edgeattn._cv2 import cv2
 from edgeattn.camera.files import plausible
-from edgeattn.camera.frame import AgeFrom
-from edgeattn.camera.rtsp import Relay
+from edgeattn.camera.frame import OLDEST_NS, AgeFrom
+from edgeattn.camera.rtsp import Relay, Stamps
 from edgeattn.errors import SourceError
 from edgeattn.imaging import Picture
 from edgeattn.timing import Clock
@@ -32,7 +32,6 @@ _STREAM_OPTIONS = "rtsp_transport;tcp|probesize;32|analyzeduration;0"
 _NEWEST_PICTURE = "! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 _BAD_IN_A_ROW = 4
 _QUICK_NS = 200_000_000
-_OLDEST_NS = 2_000_000_000
 _LOOK_AGAIN_S, _LOOK_AGAIN_MOST_S = 2.0, 600.0
 
 
@@ -71,7 +70,7 @@ class OpencvConnection:
     def _taken_ns(self, grabbed_ns: int) -> int:
         """When the frame in hand was taken."""
         stamp_ns = round(1e6 * self._capture.get(cv2.CAP_PROP_POS_MSEC))  # V4L2 gives the monotonic clock's time
-        self.age_from = "kernel" if 0 <= grabbed_ns - stamp_ns < _OLDEST_NS else "received"
+        self.age_from = "kernel" if 0 <= grabbed_ns - stamp_ns < OLDEST_NS else "received"
         return stamp_ns if self.age_from == "kernel" else grabbed_ns
 
     def _passes_over(self, waited_ns: int, grabbed: bool) -> bool:
@@ -86,41 +85,53 @@ class OpencvConnection:
         self._capture.release()
 
 
+class Opened(NamedTuple):
+    """A `cv2.VideoCapture`, and who knows when its frames were taken."""
+
+    capture: Any
+    stamps: Stamps | None = None
+
+
 class StreamConnection(OpencvConnection):
     """An open stream: FFmpeg's held-back frames are passed over, and a changed size is followed.
 
     The capture scales a changed size back, or shows the half of it, and does not tell. But an encoder that is set anew
     sends a keyframe out of turn: then the stream is opened once more, and if its size is another, the new one takes over.
 
-    Ages count from the reception: of the sender's clock the capture knows no more than the first report, to which the
-    frames' own clock runs ahead or behind by seconds a day.
+    Ages count as a relay's `Stamps` tell, else from when a frame was grabbed.
     """
 
     held = (
         3.0  # a second connection disturbs the first on some servers, and waits for a keyframe: up to a second or more
     )
 
-    def __init__(self, capture: Any, open_capture: Callable[[], Any], name: str, silent_s: float, clock: Clock) -> None:
-        super().__init__(capture, name, clock)
+    def __init__(
+        self, opened: Opened, open_capture: Callable[[], Opened], name: str, silent_s: float, clock: Clock
+    ) -> None:
+        super().__init__(opened.capture, name, clock)
+        self._stamps = opened.stamps
         self._open_capture = open_capture
         self._seen_any = False
         self._silent_ns, self._waited_ns = (silent_s - 0.05) * 1e9, 0
-        self._keyframes, self._tells_keyframes = Keyframes(), capture.getBackendName() == "FFMPEG"
+        self._keyframes, self._tells_keyframes = Keyframes(), self._capture.getBackendName() == "FFMPEG"
         self._look_after, self._look_again_s = 0.0, _LOOK_AGAIN_S
         self._looking: threading.Thread | None = None
         self._unsure = False  # the last look saw nothing
-        self._successor: Any = None
+        self._successor: Opened | None = None
 
     def close(self) -> None:
         """Release."""
         if self._looking is not None:
             self._looking.join()
         if self._successor is not None:
-            self._successor.release()
+            self._successor.capture.release()
         super().close()
 
     def _taken_ns(self, grabbed_ns: int) -> int:
-        return grabbed_ns
+        if self._stamps is None:
+            return grabbed_ns
+        taken_ns, self.age_from = self._stamps.taken(self._capture.get(cv2.CAP_PROP_POS_MSEC), grabbed_ns)
+        return taken_ns
 
     def _passes_over(self, waited_ns: int, grabbed: bool) -> bool:
         if waited_ns > self._silent_ns:  # then the decoder was told that nothing will follow
@@ -129,7 +140,7 @@ class StreamConnection(OpencvConnection):
             return False
         if self._successor is not None:
             self._capture.release()
-            self._capture, self._successor = self._successor, None
+            (self._capture, self._stamps), self._successor = self._successor, None
             self._keyframes = Keyframes()
             return True
         is_key = self._tells_keyframes and self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) > 0
@@ -155,13 +166,14 @@ class StreamConnection(OpencvConnection):
 
     def _look(self, size: tuple[float, float]) -> None:
         """Open a successor; it takes over with its first frame, if its size is another."""
-        capture = self._open_capture()
+        opened = self._open_capture()
+        capture = opened.capture
         self._unsure = not _is_open(capture)
         if not self._unsure and _size(capture) != size:
             self._unsure = not any(capture.grab() for _ in range(1 + _BAD_IN_A_ROW))
             if not self._unsure:
                 self._look_again_s = _LOOK_AGAIN_S
-                self._successor = capture
+                self._successor = opened
                 return
         capture.release()
 
@@ -219,22 +231,23 @@ def open_stream(url: str, name: str, timeout_s: float, silent_s: float, clock: C
             # Each further decoder thread would hold one frame back.
             return cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])
 
-    def open_capture() -> Any:
+    def open_capture() -> Opened:
         if not url.lower().startswith("rtsp://") or os.environ.get(_OPTIONS_NAME, _STREAM_OPTIONS) != _STREAM_OPTIONS:
-            return open_url(url)  # the user's own options may ask for UDP, which passes a relay by
+            return Opened(open_url(url))  # the user's own options may ask for UDP, which passes a relay by
         try:
             relay = Relay(url, timeout_s)
         except (OSError, ValueError):
-            return open_url(url)
+            return Opened(open_url(url))
         with relay:
             capture = open_url(relay.url)
         if relay.refused and not _is_open(capture):  # a server that minds the relay's address
             capture.release()
-            return open_url(url)
-        return capture
+            return Opened(open_url(url))
+        return Opened(capture, relay.stamps)
 
-    capture = _opened(open_capture(), name, "away, another login, or no video")
-    return StreamConnection(capture, open_capture, name, silent_s, clock)
+    opened = open_capture()
+    _opened(opened.capture, name, "away, another login, or no video")
+    return StreamConnection(opened, open_capture, name, silent_s, clock)
 
 
 def open_pipeline(pipeline: str, name: str, timeout_s: float, silent_s: float, clock: Clock) -> StreamConnection:
@@ -253,11 +266,12 @@ def open_pipeline(pipeline: str, name: str, timeout_s: float, silent_s: float, c
         limits = []
     whole = pipeline if "appsink" in pipeline else f"{pipeline} {_NEWEST_PICTURE}"
 
-    def open_capture() -> Any:
-        return cv2.VideoCapture(whole, cv2.CAP_GSTREAMER, limits)
+    def open_capture() -> Opened:
+        return Opened(cv2.VideoCapture(whole, cv2.CAP_GSTREAMER, limits))
 
-    capture = _opened(open_capture(), name, "away, or not what gst-launch-1.0 runs either; try it there")
-    return StreamConnection(capture, open_capture, name, silent_s, clock)
+    opened = open_capture()
+    _opened(opened.capture, name, "away, or not what gst-launch-1.0 runs either; try it there")
+    return StreamConnection(opened, open_capture, name, silent_s, clock)
 
 
 def _opened(capture: Any, name: str, why: str) -> Any:

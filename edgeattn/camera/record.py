@@ -49,8 +49,12 @@ class Record:
         self._age_from[result.camera] = result.frame.age_from
         for stage, ms in result.stages_ms.items():
             self.stages.record(stage, round(ms * NS_PER_MS))
-        overhead_ms = result.age_ms - result.infer_ms
-        for name, ms in (("age", result.age_ms), ("infer", result.infer_ms), ("overhead", overhead_ms)):
+        origin, overhead_ms = result.frame.age_from, result.age_ms - result.infer_ms
+        for name, ms in (
+            (f"age {origin}", result.age_ms),
+            ("infer", result.infer_ms),
+            (f"overhead {origin}", overhead_ms),
+        ):
             self._figures.record(name, round(ms * NS_PER_MS))
         truth = result.frame.truth
         if truth is not None and truth.get("label") is not None:
@@ -81,9 +85,16 @@ class Record:
 
     @property
     def age_from(self) -> str | None:
-        """What the ages count from, see `MEANING`; None before the first result."""
-        froms = set(self._age_from.values())
-        return "mixed" if len(froms) > 1 else next(iter(froms), None)
+        """What the ages count from, see `MEANING`; None before the first result.
+
+        It is what a source's latest frame counts from, and where that changed, earlier frames' ages are left out: an RTSP
+        camera tells its time only after some seconds.
+        """
+        origins = self._origins()
+        return "mixed" if len(origins) > 1 else next(iter(origins), None)
+
+    def _origins(self) -> list[str]:
+        return sorted(set(self._age_from.values()))
 
     def report(self, statuses: Sequence[Status] = ()) -> dict[str, Any]:
         """The run's figures as plain JSON values; a percentile below its floor of samples is None.
@@ -91,11 +102,11 @@ class Record:
         Args:
             statuses: how the live sources were in the end.
         """
-        overhead_ms = self._steady(self._figures, "overhead")
+        overhead_ms = self._by_origin("overhead")
         return {
             "frames": self.frames,
             "fps": self.fps,
-            "age_ms": summary(self._steady(self._figures, "age")),
+            "age_ms": summary(self._by_origin("age")),
             "infer_ms": summary(self._steady(self._figures, "infer")),
             "age_from": self.age_from,
             "overhead_ms_p50": float(np.median(overhead_ms)) if overhead_ms.size else None,
@@ -127,10 +138,17 @@ class Record:
 
     def latest(self, frames: int) -> dict[str, Any]:
         """Ages and times of inference over that many latest frames, as far as they are kept; any thread may ask."""
+        ages_ms = [self._figures.values_ms(f"age {origin}")[-frames:] for origin in self._origins() if frames]
         return {
-            f"{name}_ms": summary(self._figures.values_ms(name)[-frames:] if frames else ())
-            for name in ("age", "infer")
+            "age_ms": summary(np.concatenate(ages_ms) if ages_ms else ()),
+            "infer_ms": summary(self._figures.values_ms("infer")[-frames:] if frames else ()),
         }
+
+    def _by_origin(self, name: str) -> NDArray[np.float64]:
+        """Steady times that count from what each source's latest frame counts from."""
+        return np.concatenate(
+            [np.empty(0), *(self._steady(self._figures, f"{name} {origin}") for origin in self._origins())]
+        )
 
     def _warm_up(self) -> int:
         return min(WARM_UP, self.frames // 4)

@@ -5,6 +5,8 @@ a period of the camera old, 33 ms of 38 at 30 fps. RTP does mark a picture's las
 So the stream goes through a relay on loopback, which puts an access unit delimiter after each marked packet: a NAL unit
 without content that stands where a new picture starts. Nothing that the camera sends is changed.
 
+On the way it sees when each picture has come, and the reports that say what time it is at the camera; FFmpeg tells neither.
+
 Standards: RTP (RFC 3550), its payloads of H.264 (RFC 6184) and H.265 (RFC 7798), RTSP and its interleaved RTP (RFC 2326).
 """
 
@@ -15,8 +17,13 @@ import re
 import socket
 import socketserver
 import threading
-from typing import Any
+import time
+from collections import deque
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+from edgeattn.camera.frame import OLDEST_NS, AgeFrom
+from edgeattn.timing import Clock, monotonic_ns
 
 _PORT = 554
 _RTP_HEADER = 12
@@ -26,6 +33,31 @@ _PIECE = 65_536
 _DELIMITERS = {b"H264": b"\x09\xf0", b"H265": b"\x46\x01\x50"}
 """An access unit delimiter that allows any kind of slice in what follows, by the name of the payload in SDP."""
 _TORN_AT_MOST = 3
+_TICKS = 90_000
+"""RTP's clock of video, per second."""
+_SENDER_REPORT = 200
+_NTP_TO_UNIX_S = 2_208_988_800
+_REMEMBERED = 128
+_SETTLED = 10
+_SLACK = _TICKS // 2000
+
+
+class Picture(NamedTuple):
+    """A picture that has come whole."""
+
+    timestamp: int
+    """RTP's, in `_TICKS` from a random start, 32 bits."""
+    arrived_ns: int
+    """When its last packet came, on the monotonic clock."""
+
+
+class Report(NamedTuple):
+    """What time it was at the camera, from its latest sender report (RFC 3550, section 6.4.1)."""
+
+    timestamp: int
+    """RTP's."""
+    unix_ns: int
+    """The camera's clock, since 1970."""
 
 
 class PictureEnds:
@@ -34,14 +66,25 @@ class PictureEnds:
     Where a camera marks packets in the midst of its pictures, this is noticed after some, and nothing more is added.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = monotonic_ns) -> None:
         self.status: int | None = None
         """Of the last answer (RFC 2326, section 7.1.1); None: there was none."""
+        self.pictures: deque[Picture] = deque(maxlen=_REMEMBERED)
+        """The latest ones, for any thread."""
+        self.report: Report | None = None
+        """The latest one of the pictures' sender."""
+        self._clock = clock
+        self._sender = b""
         self._rest = bytearray()
         self._delimiters: dict[int, bytes] = {}  # by payload type
         self._timestamp = b""  # of the picture in hand
         self._ended = self._torn = False  # whether its end was marked, and whether it went on all the same
         self._torn_in_a_row = 0
+
+    @property
+    def told(self) -> bool:
+        """Whether the ends of pictures are added at present."""
+        return self._torn_in_a_row < _TORN_AT_MOST
 
     def feed(self, data: bytes) -> bytes:
         """What to pass on after another piece of the connection: as much as is whole."""
@@ -81,6 +124,9 @@ class PictureEnds:
     def _after(self, packet: bytes) -> bytes:
         """What is put after an interleaved packet: a delimiter where a picture ends, in a packet of the same number."""
         header = packet[4 : 4 + _RTP_HEADER]
+        if header[1:2] == bytes([_SENDER_REPORT]) and len(packet) >= 24 and packet[8:12] == self._sender:
+            whole_s, part, timestamp = (int.from_bytes(packet[at : at + 4], "big") for at in (12, 16, 20))
+            self.report = Report(timestamp, (whole_s - _NTP_TO_UNIX_S) * 10**9 + (part * 10**9 >> 32))
         if len(header) < _RTP_HEADER or (delimiter := self._delimiters.get(header[1] & 0x7F)) is None:
             return b""
         if header[4:8] != self._timestamp:
@@ -90,11 +136,63 @@ class PictureEnds:
             self._torn = True
         if not header[1] & _MARKED:
             return b""
-        self._ended = True
-        if self._torn_in_a_row >= _TORN_AT_MOST:
+        if self._ended:
+            self.pictures.pop()
+        self._ended, self._sender = True, header[8:12]
+        self.pictures.append(Picture(int.from_bytes(self._timestamp, "big"), self._clock()))
+        if not self.told:
             return b""
         plain = b"\x80" + header[1:]  # no padding, no extension, no contributors
         return packet[:2] + (len(plain) + len(delimiter)).to_bytes(2, "big") + plain + delimiter
+
+
+class Stamps:
+    """When the frames were taken that FFmpeg gives: it tells their places on its own clock, `PictureEnds` saw the rest."""
+
+    def __init__(self, ends: PictureEnds) -> None:
+        self._ends = ends
+        self._start: int | None = None
+        self._asked = 0
+        self._believed = True
+
+    def taken(self, position_ms: float, grabbed_ns: int) -> tuple[int, AgeFrom]:
+        """When a frame was taken, and by whose clock.
+
+        By the camera's, if its reports say so and every picture came after it was taken, within two seconds: else the
+        camera's clock is not set as ours is. Else it is when the last packet came, and where that is not known, when the
+        frame was grabbed.
+
+        Args:
+            position_ms: the frame's, since FFmpeg's start.
+            grabbed_ns: when FFmpeg gave it.
+        """
+        self._asked += 1
+        pictures = [each for each in tuple(self._ends.pictures) if each.arrived_ns <= grabbed_ns]
+        if self._asked == 1 or len(pictures) < 2 or not self._ends.told:
+            return grabbed_ns, "received"
+        position = round(position_ms * _TICKS / 1000)
+        # A picture begins for FFmpeg with the delimiter after the one before, and has that one's timestamp. Where FFmpeg
+        # began to count is not told: the newest picture is the grabbed one, unless that was waiting.
+        start = pictures[-2].timestamp - position
+        if self._start is None or _ticks(start, self._start) < 0:
+            self._start = start
+        before = self._start + position
+        pairs = zip(reversed(pictures[:-1]), reversed(pictures), strict=False)
+        picture = next((one for last, one in pairs if abs(_ticks(last.timestamp, before)) <= _SLACK), None)
+        if picture is None or self._asked < _SETTLED:
+            return grabbed_ns, "received"
+        if (report := self._ends.report) and self._believed:
+            since_ns = _ticks(picture.timestamp, report.timestamp) * 10**9 // _TICKS
+            taken_ns = report.unix_ns + since_ns - (time.time_ns() - monotonic_ns())
+            if 0 <= picture.arrived_ns - taken_ns < OLDEST_NS:
+                return taken_ns, "sender"
+            self._believed = False
+        return picture.arrived_ns, "received"
+
+
+def _ticks(later: int, earlier: int) -> int:
+    """From one RTP timestamp to another, over the end of their 32 bits."""
+    return (later - earlier + 2**31) % 2**32 - 2**31
 
 
 class Relay(socketserver.ThreadingTCPServer):
@@ -126,6 +224,11 @@ class Relay(socketserver.ThreadingTCPServer):
         # Servers may tell streams by the whole address. A login's hash keeps the one that FFmpeg knows, next to it.
         theirs = camera if parts.port else f"{camera}:{_PORT}"
         self._asks, self._is_asked = f" rtsp://{ours}".encode(), f" rtsp://{theirs}".encode()
+
+    @property
+    def stamps(self) -> Stamps | None:
+        """Of the latest connection; None before the first."""
+        return Stamps(self._ends[-1]) if self._ends else None
 
     @property
     def refused(self) -> bool:

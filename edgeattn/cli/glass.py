@@ -106,7 +106,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     from edgeattn.timing.statistics import text
 
     whole, ours, before = report["whole_ms"], report["ours_ms"], report["before_us_ms"]
-    counted = "the driver's stamp" if report["age_from"] == "kernel" else "its reception"
+    counted = {"kernel": "the driver's stamp", "sender": "the camera's stamp"}.get(report["age_from"], "its reception")
     return [
         f"from the screen to a picture in our hands: p50 {text(whole, 'p50')}, p99 {text(whole, 'p99')}, "
         f"at most {text(whole, 'max')} (the clock was read in {report['frames_read']} of {report['frames']} pictures)",

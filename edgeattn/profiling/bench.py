@@ -58,6 +58,12 @@ class Contender:
     roofs: dict[str, Roof] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
 
+    def forget(self) -> None:
+        """Drop what was measured so far."""
+        self.spans.clear()
+        self.latencies_ns.clear()
+        self.ages_ns.clear()
+
     def result(self, mode: str, memory: Mapping[str, Any]) -> Result:
         """What was measured, frames that were cut short left out; `memory` of a process with this artefact alone."""
         return Result(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,30 @@ def test_few_frames_keep_most_of_their_times() -> None:
     report = record("rrrr", [9.0, 1.0, 2.0, 3.0]).report()
     assert report["warmup_frames"] == 1
     assert report["age_ms"] == {"n": 3, "p50": 2.0, "p90": None, "p99": None, "max": 3.0}
+
+
+def test_ages_are_of_what_the_latest_frame_counts_from() -> None:
+    """An RTSP camera's own time is known after some seconds; two cameras may count from different moments."""
+    clock, kept = Clock(), Record()
+    source = File(100, clock, 4.0, [])
+    engine = FakeEngine(ANSWERS["red"], 6.0, sleep=clock.sleep)
+    with Pipeline(BUNDLE, source, clock=clock, opened_engine=engine) as pipeline:
+        for number, result in enumerate(pipeline):
+            told = (
+                replace(result, age_ms=30.0)
+                if number < 40
+                else replace(result, age_ms=80.0, frame=replace(result.frame, age_from="sender"))
+            )
+            kept.add(told)
+            if number == 40:
+                assert kept.now()["age_ms"]["n"] == 1
+    report = kept.report()
+    assert (report["age_from"], report["age_ms"]["max"], report["age_ms"]["p50"]) == ("sender", 80.0, 80.0)
+    assert report["overhead_ms_p50"] == 74.0
+    assert report["infer_ms"]["n"] == 90
+    kept.add(replace(told, age_ms=30.0, camera=1, frame=replace(told.frame, age_from="received")))
+    assert kept.report()["age_from"] == "mixed"
+    assert (kept.now()["age_ms"]["n"], kept.now()["age_ms"]["max"]) == (101, 80.0)
 
 
 def test_rates_count_intervals() -> None:

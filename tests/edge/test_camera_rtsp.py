@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeattn.camera.rtsp import PictureEnds, Relay
+from edgeattn.camera.rtsp import PictureEnds, Relay, Stamps
+from edgeattn.timing import monotonic_ns
 
 SDP = (
     b"v=0\r\nm=audio 0 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n"
@@ -26,6 +28,13 @@ def packet(number: int, time: int, *, marked: bool = False, kind: int = 96, body
     """RTP, interleaved: 12 bytes of header with the mark above the payload type, after 4 that give channel and length."""
     header = bytes([0x80, kind | 0x80 * marked]) + number.to_bytes(2, "big") + time.to_bytes(4, "big") + b"from"
     return b"$\x00" + (len(header) + len(body)).to_bytes(2, "big") + header + body
+
+
+def report(timestamp: int, unix_ns: int) -> bytes:
+    """A sender's report, on the channel of RTCP."""
+    ntp = (unix_ns + 2_208_988_800 * 10**9) * 2**32 // 10**9
+    body = b"\x80\xc8\x00\x06from" + ntp.to_bytes(8, "big") + timestamp.to_bytes(4, "big") + 8 * b"\x00"
+    return b"$\x01" + len(body).to_bytes(2, "big") + body
 
 
 def picture(number: int, time: int, *, kind: int = 96) -> bytes:
@@ -117,6 +126,53 @@ def test_the_pieces_it_came_in_do_not_matter(units: list[bytes], lengths: list[i
 )
 def test_what_is_not_rtsp_is_not_kept_for_ever(came: bytes) -> None:
     assert PictureEnds().feed(came) == came
+
+
+@pytest.mark.parametrize(("clock", "tells"), [(0, "sender"), (-5, "received"), (3, "received")])
+def test_a_frame_is_taken_when_the_sender_says_if_its_clock_can_be_right(clock: int, tells: str) -> None:
+    """Pictures come 20 ms after they were taken, by a clock that is right, 5 s behind or 3 s ahead."""
+    now = [0]
+    ends = PictureEnds(lambda: now[0])
+    ends.feed(DESCRIBED)
+    stamps, start, began_ns = Stamps(ends), 2**32 - 90_000, monotonic_ns()
+    for number in range(60):
+        taken_ns = began_ns + number * 33_333_333
+        timestamp = (start + 3000 * number) % 2**32
+        if number == 30:
+            unix_ns = taken_ns + time.time_ns() - monotonic_ns() + clock * 10**9
+            ends.feed(report(timestamp, unix_ns))
+        now[0] = taken_ns + 20_000_000
+        ends.feed(picture(2 * number, timestamp))
+        position_ms = max(0, number - 1) * 1000 / 30  # FFmpeg's, of the delimiter before
+        when_ns, whose = stamps.taken(position_ms, now[0] + 2_000_000)
+        if number < 9:
+            assert (when_ns, whose) == (now[0] + 2_000_000, "received"), "when it was grabbed, until that is settled"
+        elif number < 30 or tells == "received":
+            assert (when_ns, whose) == (now[0], "received"), "when it came"
+        else:
+            assert whose == "sender"
+            assert abs(when_ns - taken_ns) < 1_000_000
+
+
+def test_a_frame_that_waited_is_known_for_the_older_one_that_it_is() -> None:
+    ends = PictureEnds(lambda: now)
+    ends.feed(DESCRIBED)
+    stamps, now = Stamps(ends), 0
+    for number in range(40):
+        now = number * 33_000_000
+        ends.feed(picture(2 * number, 3000 * number))
+        late = 2 if number > 20 else 0  # frames that FFmpeg has not given yet
+        when_ns, _ = stamps.taken(max(0, number - late - 1) * 1000 / 30, now + 1_000_000)
+    assert when_ns == now - 2 * 33_000_000
+
+
+def test_without_ends_a_frame_counts_from_when_it_was_grabbed() -> None:
+    ends = PictureEnds(lambda: 5)
+    ends.feed(DESCRIBED)
+    stamps = Stamps(ends)
+    for number in range(30):
+        ends.feed(packet(2 * number, number, marked=True) + packet(2 * number + 1, number, marked=True))
+        assert stamps.taken(number * 1000 / 30, 99) == (99, "received")
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from calm import in_calm
 from judge import Judge
 from mjpeg import MjpegCamera
 from rtsp import RtspCamera
+from stamps import read_stamp
 from waits import states, watched
 
 from edgeattn.camera import Camera
@@ -217,6 +218,25 @@ def test_ages_under_a_slow_model(policy: str, most_ms: float, kind: Any) -> None
                     break
             assert statistics.median(judge.ages_ms[5:]) < 60 + most_ms + 4
             assert watch.slot.drops["stale" if policy == "fresh" else "replaced"] > 20
+
+    in_calm(check)
+
+
+@needs_rtsp
+def test_an_rtsp_cameras_own_clock_tells_the_age() -> None:
+    """It reports its time after some seconds; then our age is within 3 ms of that by the clock in the picture."""
+
+    def check() -> None:
+        untold_ms = []
+        with RtspCamera() as camera, Watch(Camera(camera.url)) as watch:
+            for frame in watch.slot:
+                stamp = read_stamp(frame.picture)
+                if frame.age_from == "sender" and stamp is not None:
+                    untold_ms.append((frame.captured_ns - stamp.ns) / 1e6)
+                assert frame.index < 400
+                if len(untold_ms) == 60:
+                    break
+        assert 0 < statistics.median(untold_ms) < 3
 
     in_calm(check)
 
