@@ -259,6 +259,7 @@ class Relay(socketserver.ThreadingTCPServer):
                 while piece := camera.recv(_PIECE):
                     ours.sendall(ends.feed(piece))
             _hang_up(ours)
+            _hang_up(camera)
             asked.join()
 
     def _ask(self, ours: socket.socket, camera: socket.socket) -> None:
