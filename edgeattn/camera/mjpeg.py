@@ -29,6 +29,7 @@ LARGEST = 1 << 24
 """Bytes of one JPEG, at most."""
 _KNOCK_S = 0.1
 _KNOCKS = 3
+_MOST_PIXELS = 1 << 26
 _DRAIN_S = 0.1
 _HEAD = 1 << 14
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -83,9 +84,10 @@ class HttpMjpeg:
         while True:
             jpeg = self._newest()
             received_ns = self._clock()
-            picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-            if picture is not None:
-                return np.asarray(picture, np.uint8), received_ns
+            if 0 < pixels(jpeg) <= _MOST_PIXELS:  # else a spoilt size would take gigabytes, or be refused by an error
+                picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+                if picture is not None:
+                    return np.asarray(picture, np.uint8), received_ns
             self._undecodable += 1
 
     def interrupt(self) -> None:
@@ -118,6 +120,17 @@ class HttpMjpeg:
                 break
         self.skipped += len(jpegs) - 1
         return jpegs[-1]
+
+
+def pixels(jpeg: bytes) -> int:
+    """Width times height as a JPEG's header says (ITU-T T.81, B.2.2); 0: it has none."""
+    at = 2
+    while at + 9 <= len(jpeg) and jpeg[at] == 0xFF:
+        kind = jpeg[at + 1]
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            return int.from_bytes(jpeg[at + 5 : at + 7], "big") * int.from_bytes(jpeg[at + 7 : at + 9], "big")
+        at += 1 if kind == 0xFF else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return 0
 
 
 class JpegScanner:

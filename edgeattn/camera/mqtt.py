@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from edgeattn.camera.address import from_environment
 from edgeattn.camera.canvas import Draws
 from edgeattn.camera.lines import Tell
 from edgeattn.camera.pipeline import Result
@@ -64,11 +64,7 @@ def parse_broker(text: str) -> Broker:
     Raises:
         EdgeAttnError: it is none of them; the message holds no password.
     """
-    if text.startswith("env:"):
-        variable = text.removeprefix("env:")
-        text = os.environ.get(variable, "")
-        if not text:
-            raise EdgeAttnError(f"--mqtt env:{variable}: the variable is not set; export {variable}=mqtt://HOST/TOPIC")
+    text = from_environment(text, "--mqtt", "mqtt://HOST/TOPIC")
     with contextlib.suppress(ValueError):
         parts = urlsplit(text)
         topic = unquote(parts.path).strip("/")

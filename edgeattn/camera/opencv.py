@@ -21,14 +21,15 @@ from edgeattn._cv2 import cv2
 from edgeattn.camera.files import plausible
 from edgeattn.camera.frame import OLDEST_NS, AgeFrom
 from edgeattn.camera.rtsp import Relay, Stamps
-from edgeattn.errors import SourceError
+from edgeattn.errors import RefusedError, SourceError
 from edgeattn.imaging import Picture
 from edgeattn.timing import Clock
 
 # Nothing is probed: the first keyframe is shown after 0.1 s. With `nobuffer` it would be thrown away, and the next one
 # is a second off.
 _OPTIONS_NAME = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
-_STREAM_OPTIONS = "rtsp_transport;tcp|probesize;32|analyzeduration;0"
+# Sound is not asked for: beside it FFmpeg would tell a frame's place by another clock.
+_STREAM_OPTIONS = "rtsp_transport;tcp|allowed_media_types;video|probesize;32|analyzeduration;0"
 _NEWEST_PICTURE = "! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 _BAD_IN_A_ROW = 4
 _QUICK_NS = 200_000_000
@@ -90,6 +91,14 @@ class Opened(NamedTuple):
 
     capture: Any
     stamps: Stamps | None = None
+    wants_login: bool = False
+    """It is not open for want of another one."""
+
+
+_without_relay: set[str] = set()
+"""Streams that were given to FFmpeg alone."""
+_logins_refused: set[str] = set()
+"""Streams whose camera refused the login with the relay and without: it is tried once a time from then on."""
 
 
 class StreamConnection(OpencvConnection):
@@ -140,7 +149,7 @@ class StreamConnection(OpencvConnection):
             return False
         if self._successor is not None:
             self._capture.release()
-            (self._capture, self._stamps), self._successor = self._successor, None
+            (self._capture, self._stamps, _), self._successor = self._successor, None
             self._keyframes = Keyframes()
             return True
         is_key = self._tells_keyframes and self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) > 0
@@ -151,7 +160,9 @@ class StreamConnection(OpencvConnection):
         return held_back
 
     def _is_held_back(self, waited_ns: int) -> bool:
-        """FFmpeg holds back a frame until the next one comes: after a stall it is as old as that."""
+        """FFmpeg holds back a frame until the next one comes, if nobody tells where it ends: after a stall it is that old."""
+        if self._stamps is not None and self._stamps.told:
+            return False
         quick_before, self._waited_ns = self._waited_ns < _QUICK_NS, waited_ns
         return waited_ns > 2 * _QUICK_NS and quick_before and self._seen_any
 
@@ -220,6 +231,7 @@ def open_stream(url: str, name: str, timeout_s: float, silent_s: float, clock: C
     """Open a network stream within `timeout_s`; a `read` then waits for `silent_s`.
 
     Raises:
+        RefusedError: the camera wants another login.
         SourceError: it does not open.
     """
     # OpenCV opens one stream after the other: a silent one keeps the others waiting.
@@ -232,21 +244,34 @@ def open_stream(url: str, name: str, timeout_s: float, silent_s: float, clock: C
             return cv2.VideoCapture(url, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])
 
     def open_capture() -> Opened:
-        if not url.lower().startswith("rtsp://") or os.environ.get(_OPTIONS_NAME, _STREAM_OPTIONS) != _STREAM_OPTIONS:
-            return Opened(open_url(url))  # the user's own options may ask for UDP, which passes a relay by
+        ours = os.environ.get(_OPTIONS_NAME, _STREAM_OPTIONS) == _STREAM_OPTIONS  # the user's may ask for UDP
+        if not (ours and url.lower().startswith("rtsp://")) or url in _without_relay:
+            return Opened(open_url(url))
         try:
             relay = Relay(url, timeout_s)
         except (OSError, ValueError):
             return Opened(open_url(url))
+        began_s = time.monotonic()
         with relay:
             capture = open_url(relay.url)
-        if relay.refused and not _is_open(capture):  # a server that minds the relay's address
-            capture.release()
-            return Opened(open_url(url))
-        return Opened(capture, relay.stamps)
+        if _is_open(capture):
+            return Opened(capture, relay.stamps)
+        at_once = relay.reached and time.monotonic() - began_s < timeout_s / 2
+        if not at_once or url in _logins_refused:
+            return Opened(capture, relay.stamps, relay.wants_login)
+        capture.release()
+        capture = open_url(url)  # it may mind the relay
+        if _is_open(capture):
+            _without_relay.add(url)
+        elif relay.wants_login:
+            _logins_refused.add(url)
+        return Opened(capture, None, relay.wants_login)
 
     opened = open_capture()
-    _opened(opened.capture, name, "away, another login, or no video")
+    if opened.wants_login and not _is_open(opened.capture):
+        opened.capture.release()
+        raise RefusedError(f"{name} wants another login; write it as rtsp://NAME:PASSWORD@...")
+    _opened(opened.capture, name, "away, or no video")
     return StreamConnection(opened, open_capture, name, silent_s, clock)
 
 

@@ -170,6 +170,7 @@ class Pipeline:
         self._steady = self._steadying(bundle)
         self._inferring = threading.Lock()
         self._policy, self._max_fps, self._crop = policy, max_fps, crop
+        self._has_cropped = False
         self._give_up_s = give_up_s
         self.waiting: Callable[[], bool] | None = None
         """Called ten times a second while a live source gives no frame; True ends the results."""
@@ -348,7 +349,22 @@ class Pipeline:
         for capture in self._captures:  # their states can be asked for while they connect
             stack.enter_context(capture)
         turns = Turns([capture.slot for capture in self._captures])
-        return lambda: self._cropped(turns.take(self.waiting))
+
+        def take() -> tuple[int, Frame] | None:
+            """The next frame; one that is too small to be cropped is passed over, unless it is the first."""
+            while (taken := turns.take(self.waiting)) is not None:
+                try:
+                    cropped = self._cropped(taken)
+                except SourceError:
+                    if not self._has_cropped:
+                        raise
+                    self._captures[taken[0]].slot.drops["crop"] += 1
+                else:
+                    self._has_cropped = True
+                    return cropped
+            return None
+
+        return take
 
     def _paced(self, frames: Iterator[Frame], pace: Pace) -> tuple[int, Frame] | None:
         time.sleep(pace.wait_s(self._clock()))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeattn.camera.frame import AgeFrom
 from edgeattn.camera.pipeline import Result
 from edgeattn.camera.state import Status
 from edgeattn.timing import NS_PER_MS, Clock, Spans, monotonic_ns, summary, text
@@ -21,6 +22,7 @@ WARM_UP = 10
 """First frames that are left out of the times, at most a quarter of all."""
 _RATE_OVER = 30
 _NOW_OVER = 1024
+_ORIGINS = get_args(AgeFrom)
 
 
 class Record:
@@ -32,11 +34,11 @@ class Record:
         self.stages = Spans(clock, KEPT)
         """Times of the stages; whoever takes the results measures here too."""
         self._figures = Spans(clock, KEPT)
+        self._origins: deque[int] = deque(maxlen=KEPT)  # what the ages count from, by camera
         self._clock = clock
         self._first_ns = 0
         self._recent_ns: deque[int] = deque(maxlen=_RATE_OVER + 1)
         self._dropped: dict[int, int] = {}  # by source
-        self._age_from: dict[int, str] = {}
         self._labelled = self._right = self._right_smoothed = 0
 
     def add(self, result: Result) -> None:
@@ -46,16 +48,12 @@ class Record:
         self._recent_ns.append(now_ns)
         self.frames += 1
         self._dropped[result.camera] = result.dropped
-        self._age_from[result.camera] = result.frame.age_from
         for stage, ms in result.stages_ms.items():
             self.stages.record(stage, round(ms * NS_PER_MS))
-        origin, overhead_ms = result.frame.age_from, result.age_ms - result.infer_ms
-        for name, ms in (
-            (f"age {origin}", result.age_ms),
-            ("infer", result.infer_ms),
-            (f"overhead {origin}", overhead_ms),
-        ):
+        overhead_ms = result.age_ms - result.infer_ms
+        for name, ms in (("age", result.age_ms), ("infer", result.infer_ms), ("overhead", overhead_ms)):
             self._figures.record(name, round(ms * NS_PER_MS))
+        self._origins.append(result.camera * len(_ORIGINS) + _ORIGINS.index(result.frame.age_from))
         truth = result.frame.truth
         if truth is not None and truth.get("label") is not None:
             self._labelled += 1
@@ -83,32 +81,21 @@ class Record:
         """Frames that were not used."""
         return sum(self._dropped.values())
 
-    @property
-    def age_from(self) -> str | None:
-        """What the ages count from, see `MEANING`; None before the first result.
-
-        It is what a source's latest frame counts from, and where that changed, earlier frames' ages are left out: an RTSP
-        camera tells its time only after some seconds.
-        """
-        origins = self._origins()
-        return "mixed" if len(origins) > 1 else next(iter(origins), None)
-
-    def _origins(self) -> list[str]:
-        return sorted(set(self._age_from.values()))
-
     def report(self, statuses: Sequence[Status] = ()) -> dict[str, Any]:
         """The run's figures as plain JSON values; a percentile below its floor of samples is None.
 
         Args:
             statuses: how the live sources were in the end.
         """
-        overhead_ms = self._by_origin("overhead")
+        age_ms, overhead_ms = (self._steady(self._figures, name) for name in ("age", "overhead"))
+        kept, age_from = self._of_one_origin(len(age_ms))
+        overhead_ms = overhead_ms[kept]
         return {
             "frames": self.frames,
             "fps": self.fps,
-            "age_ms": summary(self._by_origin("age")),
+            "age_ms": summary(age_ms[kept]),
             "infer_ms": summary(self._steady(self._figures, "infer")),
-            "age_from": self.age_from,
+            "age_from": age_from,
             "overhead_ms_p50": float(np.median(overhead_ms)) if overhead_ms.size else None,
             "warmup_frames": self._warm_up(),
             "dropped": self.dropped,
@@ -130,7 +117,7 @@ class Record:
             "frames": self.frames,
             "fps": self.fps_now,
             **self.latest(_NOW_OVER),
-            "age_from": self.age_from,
+            "age_from": self._of_one_origin(_NOW_OVER)[1],
             "stages_ms": {s: summary(self.stages.values_ms(s)[-_NOW_OVER:], (50,))["p50"] for s in self._stages()},
             "dropped": self.dropped,
             "silent_s": self.silent_s,
@@ -138,17 +125,22 @@ class Record:
 
     def latest(self, frames: int) -> dict[str, Any]:
         """Ages and times of inference over that many latest frames, as far as they are kept; any thread may ask."""
-        ages_ms = [self._figures.values_ms(f"age {origin}")[-frames:] for origin in self._origins() if frames]
+        kept, _ = self._of_one_origin(frames)
         return {
-            "age_ms": summary(np.concatenate(ages_ms) if ages_ms else ()),
+            "age_ms": summary(self._figures.values_ms("age")[-len(kept) :][kept] if len(kept) else ()),
             "infer_ms": summary(self._figures.values_ms("infer")[-frames:] if frames else ()),
         }
 
-    def _by_origin(self, name: str) -> NDArray[np.float64]:
-        """Steady times that count from what each source's latest frame counts from."""
-        return np.concatenate(
-            [np.empty(0), *(self._steady(self._figures, f"{name} {origin}") for origin in self._origins())]
-        )
+    def _of_one_origin(self, frames: int) -> tuple[NDArray[np.bool_], str | None]:
+        """Which of the latest frames' ages count, and from what, see `MEANING`; None: there are no frames.
+
+        An RTSP camera tells its time only after some seconds: of each camera those count that count as most of them do.
+        """
+        codes = np.array(tuple(self._origins)[-frames:] if frames > 0 else (), int)
+        found, counts = np.unique(codes, return_counts=True)
+        most = {int(code) // len(_ORIGINS): int(code) for code in found[np.argsort(counts, kind="stable")]}
+        origins = {_ORIGINS[code % len(_ORIGINS)] for code in most.values()}
+        return np.isin(codes, list(most.values())), "mixed" if len(origins) > 1 else next(iter(origins), None)
 
     def _warm_up(self) -> int:
         return min(WARM_UP, self.frames // 4)

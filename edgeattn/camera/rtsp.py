@@ -29,10 +29,11 @@ _PORT = 554
 _RTP_HEADER = 12
 _MARKED = 0x80
 _LONGEST = 65_536
+_EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
 _PIECE = 65_536
 _DELIMITERS = {b"H264": b"\x09\xf0", b"H265": b"\x46\x01\x50"}
 """An access unit delimiter that allows any kind of slice in what follows, by the name of the payload in SDP."""
-_TORN_AT_MOST = 3
+_DOUBTFUL = 12
 _TICKS = 90_000
 """RTP's clock of video, per second."""
 _SENDER_REPORT = 200
@@ -79,12 +80,12 @@ class PictureEnds:
         self._delimiters: dict[int, bytes] = {}  # by payload type
         self._timestamp = b""  # of the picture in hand
         self._ended = self._torn = False  # whether its end was marked, and whether it went on all the same
-        self._torn_in_a_row = 0
+        self._doubts = 0
 
     @property
     def told(self) -> bool:
         """Whether the ends of pictures are added at present."""
-        return self._torn_in_a_row < _TORN_AT_MOST
+        return self._doubts < _DOUBTFUL
 
     def feed(self, data: bytes) -> bytes:
         """What to pass on after another piece of the connection: as much as is whole."""
@@ -107,9 +108,11 @@ class PictureEnds:
         if self._rest[at] == ord("$"):
             length = 4 + int.from_bytes(self._rest[at + 2 : at + 4], "big")
             return length if rest >= 4 and length <= rest else 0
-        end = self._rest.find(b"\r\n\r\n", at)
-        body = re.search(rb"\ncontent-length: *(\d+)", self._rest[at:end], re.IGNORECASE) if end >= 0 else None
-        length = end + 4 - at + (int(body[1]) if body else 0) if end >= 0 else rest + 1
+        if self._rest[at] in b"\r\n":  # between messages
+            return 1
+        head = _EMPTY_LINE.search(self._rest, at)
+        body = re.search(rb"\ncontent-length: *(\d+)", self._rest[at : head.start()], re.IGNORECASE) if head else None
+        length = head.end() - at + (int(body[1]) if body else 0) if head else rest + 1
         if length <= rest:
             return length
         return rest if rest > _LONGEST else 0  # what is longer is not RTSP: as it comes
@@ -130,7 +133,7 @@ class PictureEnds:
         if len(header) < _RTP_HEADER or (delimiter := self._delimiters.get(header[1] & 0x7F)) is None:
             return b""
         if header[4:8] != self._timestamp:
-            self._torn_in_a_row = self._torn_in_a_row + 1 if self._torn else 0
+            self._doubts = min(2 * _DOUBTFUL, self._doubts + 4) if self._torn else max(0, self._doubts - 1)
             self._timestamp, self._ended, self._torn = header[4:8], False, False
         elif self._ended:
             self._torn = True
@@ -153,14 +156,19 @@ class Stamps:
         self._ends = ends
         self._start: int | None = None
         self._asked = 0
-        self._believed = True
+        self._doubted: Report | None = None
+
+    @property
+    def told(self) -> bool:
+        """As of `PictureEnds`."""
+        return self._ends.told
 
     def taken(self, position_ms: float, grabbed_ns: int) -> tuple[int, AgeFrom]:
         """When a frame was taken, and by whose clock.
 
-        By the camera's, if its reports say so and every picture came after it was taken, within two seconds: else the
-        camera's clock is not set as ours is. Else it is when the last packet came, and where that is not known, when the
-        frame was grabbed.
+        By the camera's, if its latest report says so and every picture since came after it was taken, within two seconds:
+        else the camera's clock is not set as ours is. Else it is when the last packet came, and where that is not known,
+        when the frame was grabbed.
 
         Args:
             position_ms: the frame's, since FFmpeg's start.
@@ -181,12 +189,12 @@ class Stamps:
         picture = next((one for last, one in pairs if abs(_ticks(last.timestamp, before)) <= _SLACK), None)
         if picture is None or self._asked < _SETTLED:
             return grabbed_ns, "received"
-        if (report := self._ends.report) and self._believed:
+        if (report := self._ends.report) and report is not self._doubted:
             since_ns = _ticks(picture.timestamp, report.timestamp) * 10**9 // _TICKS
             taken_ns = report.unix_ns + since_ns - (time.time_ns() - monotonic_ns())
             if 0 <= picture.arrived_ns - taken_ns < OLDEST_NS:
                 return taken_ns, "sender"
-            self._believed = False
+            self._doubted = report
         return picture.arrived_ns, "received"
 
 
@@ -216,6 +224,8 @@ class Relay(socketserver.ThreadingTCPServer):
         self._camera = (parts.hostname or "", parts.port or _PORT)
         self._timeout_s = timeout_s
         self._ends: list[PictureEnds] = []
+        self.reached = False
+        """Whether a connection was made to the camera."""
         super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
         login, at, camera = parts.netloc.rpartition("@")
         ours = f"127.0.0.1:{self.server_address[1]}"
@@ -231,9 +241,9 @@ class Relay(socketserver.ThreadingTCPServer):
         return Stamps(self._ends[-1]) if self._ends else None
 
     @property
-    def refused(self) -> bool:
-        """Whether the camera's last answer to any connection was an error (RFC 2326, section 7.1.1)."""
-        return any(ends.status is not None and ends.status >= 400 for ends in self._ends)
+    def wants_login(self) -> bool:
+        """Whether that was the camera's last answer to any connection (RFC 2326, section 11.1)."""
+        return any(ends.status == 401 for ends in self._ends)
 
     def __enter__(self) -> Relay:
         """Take connections from now on."""
@@ -250,7 +260,12 @@ class Relay(socketserver.ThreadingTCPServer):
         ours: socket.socket = request
         ends = PictureEnds()
         self._ends.append(ends)
-        with contextlib.suppress(OSError), socket.create_connection(self._camera, self._timeout_s) as camera:
+        # ValueError: of a name that cannot be one of a host's.
+        with (
+            contextlib.suppress(OSError, ValueError),
+            socket.create_connection(self._camera, self._timeout_s) as camera,
+        ):
+            self.reached = True
             camera.settimeout(None)
             ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             asked = threading.Thread(target=self._ask, args=(ours, camera), name="rtsp relay, requests", daemon=True)

@@ -16,9 +16,9 @@ Policy = Literal["latest", "fresh", "every"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 """`latest`: the newest frame there is, or the next one where that is all but there. `fresh`: wait for the next one, for the
 lowest age. `every`: all, in order."""
-CAUSES = ("replaced", "stale", "rate", "backlog", "queue")
+CAUSES = ("replaced", "stale", "rate", "backlog", "queue", "crop")
 """Why frames are dropped: a newer one came (`latest`), they came during an inference (`fresh`), sooner than `max_fps`
-allows, were overtaken before they were decoded, or came too fast for too long (`every`)."""
+allows, were overtaken before they were decoded, came too fast for too long (`every`), or were too small for the crop."""
 QUEUE = 32
 """Frames of a live source that wait under `every`."""
 _WAIT_S = 0.1

@@ -5,19 +5,18 @@ A source is opened as a context manager and iterated for its frames, both by one
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import urlsplit, urlunsplit
 
+from edgeattn.camera.address import from_environment, public_address
 from edgeattn.camera.files import Folder, Video
 from edgeattn.camera.frame import Connection, Frame
 from edgeattn.camera.mjpeg import HttpMjpeg, NotMjpegError
 from edgeattn.camera.opencv import open_device, open_pipeline, open_stream
 from edgeattn.camera.pattern import TestPattern
-from edgeattn.errors import SourceError
+from edgeattn.errors import EdgeAttnError, SourceError
 from edgeattn.imaging import HEIC_SUFFIXES, SUFFIXES
 from edgeattn.timing import Clock, monotonic_ns
 
@@ -130,11 +129,10 @@ def open_source(text: str, *, realtime: bool = False, wait: bool = False) -> Cam
     Raises:
         SourceError: there is nothing of that name.
     """
-    if text.startswith("env:"):
-        variable = text.removeprefix("env:")
-        if not os.environ.get(variable):
-            raise SourceError(f"{text}: the variable {variable} is not set; export {variable}=rtsp://NAME:PASSWORD@...")
-        text = os.environ[variable]
+    try:
+        text = from_environment(text, "--source", "rtsp://NAME:PASSWORD@...")
+    except EdgeAttnError as error:
+        raise SourceError(str(error)) from error
     if text.isdigit() or text.startswith(("/dev/video", "gst:")) or "://" in text:
         return Camera(text, wait=wait)
     path = Path(text).expanduser()
@@ -145,13 +143,6 @@ def open_source(text: str, *, realtime: bool = False, wait: bool = False) -> Cam
     if path.is_file():
         return Video(path, realtime=realtime)
     raise SourceError(f"{text}: no such file or folder, and no camera's number or address (rtsp://, http://); check it")
-
-
-def public_address(url: str) -> str:
-    """An address as it may be shown: without login, and without the query, where some cameras want their password."""
-    parts = urlsplit(url)
-    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="..." if parts.query else "", fragment="")
-    return urlunsplit(shown)
 
 
 def _cameras() -> str:

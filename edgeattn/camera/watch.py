@@ -299,4 +299,5 @@ def probe_s(away_s: float) -> float:
     """How long to wait before a camera is tried again that has been away for so long."""
     if away_s < EAGER_S:
         return _PROBE_S
-    return min(_LAZY_S, _PROBE_S * 2 ** ((away_s - EAGER_S) / 10)) * random.uniform(0.75, 1.0)
+    doublings = min(10.0, (away_s - EAGER_S) / 10)
+    return min(_LAZY_S, _PROBE_S * 2**doublings) * random.uniform(0.75, 1.0)

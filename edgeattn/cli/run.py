@@ -89,7 +89,11 @@ def run(
         str | None, typer.Option(help="Serve a page with the live picture: HOST:PORT, by default 127.0.0.1:8080.")
     ] = None,
     token: Annotated[
-        str | None, typer.Option(help="What a browser must show; by default a random one, where --web is not loopback.")
+        str | None,
+        typer.Option(
+            help="What a browser must show; by default a random one, where --web is not loopback. env:NAME reads it "
+            "from a variable."
+        ),
     ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="End after that many frames.")] = None,
     minutes: Annotated[
@@ -156,7 +160,10 @@ def run(
     from edgeattn.timing.memory import give_back
 
     if web is not None:
+        from edgeattn.camera.address import from_environment
         from edgeattn.camera.web import Web
+
+        token = token and from_environment(token, "--token", "WHAT-A-BROWSER-MUST-SHOW")
     if fallback and shadow is None:
         raise EdgeAttnError("--fallback acts on what --shadow finds; add --shadow 30")
     broker = None

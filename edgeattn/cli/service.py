@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 from typer.core import TyperGroup
@@ -92,27 +91,37 @@ def service(
         for path in texts:
             say(f"  install -D -m 644 {into / path.name} {path}")
         if environment := _environment(settings):
-            say(
-                f"  install -D -m 600 /dev/null /etc/edgeattn/{name}.env    # then write into it: {environment}=rtsp://..."
-            )
+            variables = ", ".join(f"{variable}={example}" for variable, example in environment.items())
+            say(f"  install -D -m 600 /dev/null /etc/edgeattn/{name}.env    # then write into it: {variables}")
         say(f"  systemctl daemon-reload && systemctl enable --now {name}")
+
+
+_SECRETS = {
+    "source": ("CAMERA", "rtsp://NAME:PASSWORD@..."),
+    "mqtt": ("BROKER", "mqtt://NAME:PASSWORD@..."),
+    "token": ("TOKEN", "..."),
+}
+"""Options that may hold a secret: a variable for it, and what may stand there."""
 
 
 def settings_of(bundle: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """What `run` is to be told, by its options' names; paths are made whole.
 
     Raises:
-        EdgeAttnError: a login stands in an address, where everybody could read it.
+        EdgeAttnError: a login or a token would stand where everybody could read it.
     """
+    from edgeattn.camera.address import holds_login
+
     path = Path(bundle)
     # Not resolved: where it is a link, SIGHUP is to follow it anew.
     settings = {"bundle": os.path.abspath(path) if path.is_dir() else bundle} | dict(given)  # noqa: PTH100
-    for each in _listed(settings.get("source", ())):
-        if "@" in urlsplit(each).netloc:
-            raise EdgeAttnError(
-                "the login in --source would stand in a file that everybody may read; write --source env:CAMERA, and "
-                "CAMERA=rtsp://NAME:PASSWORD@... into the service's .env"
-            )
+    for key, (variable, example) in _SECRETS.items():
+        for each in _listed(settings.get(key, ())):
+            if holds_login(each) or (key == "token" and not each.startswith("env:")):
+                raise EdgeAttnError(
+                    f"the secret in --{key} would stand in a file that everybody may read; write --{key} env:{variable}, "
+                    f"and {variable}={example} into the service's .env"
+                )
     for key, value in settings.items():
         if isinstance(value, Path):  # what is written goes to the service's own folder, unless a whole path is given
             settings[key] = str(value if key in WRITTEN else value.absolute())
@@ -173,11 +182,14 @@ def _login() -> str:
     return os.environ.get("SUDO_USER") or os.environ.get("USER") or "root"
 
 
-def _environment(settings: Mapping[str, Any]) -> str:
-    """The variable that the source is read from; empty where it is none."""
-    return next(
-        (each.removeprefix("env:") for each in _listed(settings.get("source", "")) if each.startswith("env:")), ""
-    )
+def _environment(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that are read, with what may stand in them."""
+    return {
+        each.removeprefix("env:"): example
+        for key, (_, example) in _SECRETS.items()
+        for each in _listed(settings.get(key, ()))
+        if each.startswith("env:")
+    }
 
 
 def _listed(value: Any) -> list[str]:

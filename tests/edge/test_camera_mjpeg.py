@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
+
 import numpy as np
 import pytest
 
 from edgeattn._cv2 import cv2
-from edgeattn.camera.mjpeg import JpegScanner, NotMjpegError, _check, _request
+from edgeattn.camera.mjpeg import HttpMjpeg, JpegScanner, NotMjpegError, _check, _request, pixels
 from edgeattn.errors import RefusedError, SourceError
+from edgeattn.timing import monotonic_ns
 
 
 def jpeg(seed: int, *options: int) -> bytes:
@@ -48,6 +53,33 @@ def test_one_that_seems_to_end_within_its_data_is_damaged() -> None:
         scanner = JpegScanner()
         assert list(scanner.feed(whole + between + bytes(spoilt) + between + whole)) == [whole, whole]
         assert scanner.damaged == 1
+
+
+def test_a_spoilt_size_costs_one_frame() -> None:
+    """OpenCV would refuse it by an error of its own, or take gigabytes for it."""
+    whole, spoilt = jpeg(0), bytearray(jpeg(1))
+    at = spoilt.index(b"\xff\xc0") + 5
+    assert (pixels(whole), pixels(whole[:100]), pixels(b"")) == (48 * 64, 0, 0)
+    spoilt[at : at + 4] = b"\xff\xdc\xff\xdc"
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def serve() -> None:
+            with door.accept()[0] as viewer:
+                viewer.recv(1000)
+                viewer.sendall(
+                    b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace\r\n\r\n" + bytes(spoilt) + b"--x"
+                )
+                time.sleep(0.3)
+                viewer.sendall(whole + b"--x")
+                viewer.recv(1000)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        camera = HttpMjpeg(f"http://127.0.0.1:{door.getsockname()[1]}/", "door", 2, 2, monotonic_ns)
+        assert camera.read()[0].shape == (48, 64, 3)
+        assert camera.damaged == 1
+        camera.close()
+        thread.join(5)
 
 
 def test_a_login_is_sent_as_basic() -> None:

@@ -91,6 +91,31 @@ def test_a_camera_that_marks_every_slice_is_found_out() -> None:
     assert added == [True] * 3 + [False] * 9
 
 
+def test_a_camera_that_marks_slices_of_most_pictures_is_found_out_too() -> None:
+    ends = PictureEnds()
+    ends.feed(DESCRIBED)
+    for number in range(40):
+        if number % 4:
+            ends.feed(packet(2 * number, number, marked=True) + packet(2 * number + 1, number, marked=True))
+        else:
+            ends.feed(picture(2 * number, number))
+        assert ends.told or number > 3
+        assert not ends.told or number < 8
+    for number in range(40, 70):
+        ends.feed(picture(2 * number, number))
+    assert ends.told, "and believed again when it does so no more"
+
+
+def test_headers_may_end_with_bare_line_feeds_and_line_ends_may_stand_between_packets() -> None:
+    ends = PictureEnds()
+    described = DESCRIBED.replace(b"\r\n", b"\n")
+    described = described.replace(b"%d" % len(SDP), b"%d" % len(SDP.replace(b"\r\n", b"\n")))
+    whole = picture(1, 3000)
+    assert ends.feed(described + b"\r\n" + whole) == (
+        described + b"\r\n" + whole + packet(2, 3000, marked=True, body=END[96])
+    )
+
+
 def test_parameter_sets_that_are_marked_do_not_count_against_a_camera() -> None:
     """Before a keyframe each second, as some cameras do."""
     ends = PictureEnds()
@@ -223,8 +248,8 @@ def test_a_connection_is_passed_on_both_ways_until_either_side_ends_it(first: st
     assert not relay_threads()
 
 
-@pytest.mark.parametrize(("status", "refused"), [(200, False), (401, True), (451, True)])
-def test_a_refusal_is_known(status: int, refused: bool) -> None:
+@pytest.mark.parametrize("status", [200, 401, 404])
+def test_a_wrong_login_is_known(status: int) -> None:
     with (
         camera(b"RTSP/1.0 %d So\r\n\r\n" % status) as (port, _),
         Relay(f"rtsp://127.0.0.1:{port}/", 2) as relay,
@@ -232,7 +257,8 @@ def test_a_refusal_is_known(status: int, refused: bool) -> None:
     ):
         viewer.sendall(b"DESCRIBE")
         assert viewer.recv(1000).endswith(b"\r\n\r\n")
-        assert relay.refused == refused
+        assert relay.wants_login == (status == 401)
+        assert relay.reached
 
 
 @pytest.mark.parametrize(
@@ -256,4 +282,13 @@ def test_a_camera_that_is_away_ends_the_connection_at_once() -> None:
         socket.create_connection(("127.0.0.1", relay.server_address[1]), 5) as viewer,
     ):
         assert viewer.recv(1000) == b""
-    assert not relay.refused
+    assert (relay.reached, relay.wants_login) == (False, False)
+
+
+def test_a_name_that_can_be_no_hosts_is_a_camera_that_is_away(capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        Relay("rtsp://door..local/", 2) as relay,
+        socket.create_connection(("127.0.0.1", relay.server_address[1]), 5) as viewer,
+    ):
+        assert viewer.recv(1000) == b""
+    assert capsys.readouterr().err == ""

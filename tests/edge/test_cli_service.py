@@ -62,6 +62,12 @@ def test_without_a_sink_nothing_fills_the_disk(tiny_bundle: Bundle) -> None:
 def test_a_login_is_kept_out(tiny_bundle: Bundle) -> None:
     with pytest.raises(EdgeAttnError, match="write --source env:CAMERA"):
         call("service", tiny_bundle.path, "--source", "rtsp://me:secret@camera/1")
+    with pytest.raises(EdgeAttnError, match="write --source env:CAMERA"):
+        call("service", tiny_bundle.path, "--source", "rtsp://camera/user=me_password=secret_channel=1")
+    with pytest.raises(EdgeAttnError, match="write --mqtt env:BROKER"):
+        call("service", tiny_bundle.path, "--mqtt", "mqtt://me:secret@broker/door")
+    with pytest.raises(EdgeAttnError, match="write --token env:TOKEN"):
+        call("service", tiny_bundle.path, "--web", "0.0.0.0:8080", "--token", "secret-enough-for-all")
     assert "No such option" in call("service", tiny_bundle.path, "--sorce", "0")
     with pytest.raises(EdgeAttnError, match="letters, digits"):
         call("service", tiny_bundle.path, "--name", "my camera")
