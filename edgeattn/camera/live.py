@@ -53,6 +53,7 @@ SILENT_S = 3.0
 HUNG_S = 10.0
 """After how long without a turn the loop is called hung: an inference that never returns, a driver that holds it."""
 _KEYS_EVERY_S = 0.05
+_PATIENCE_S = 0.1
 _STATE_EVERY_S = 0.5
 
 
@@ -115,10 +116,10 @@ class Live:
             SourceError: the source broke off.
         """
         window = self._window
-        if window is None:
-            self._loop(None, max_frames)
-        elif self.pipeline.source.live:
+        if self.pipeline.source.live:
             self._loop_beside(window, max_frames)
+        elif window is None:
+            self._loop(None, max_frames)
         else:
             self._loop(lambda painting: self._interact(window, painting), max_frames)
 
@@ -221,13 +222,13 @@ class Live:
             if deserted or self.controls.quit or self.record.frames == max_frames:
                 return
 
-    def _loop_beside(self, window: Window, max_frames: int | None) -> None:
-        """Turn the loop in a thread, and the window in this one."""
+    def _loop_beside(self, window: Window | None, max_frames: int | None) -> None:
+        """Turn the loop in a thread, and the window in this one, which signals reach though an inference takes seconds."""
         screen, errors = Waiting(room=1), []
 
         def loop() -> None:
             try:
-                self._loop(screen.put, max_frames)
+                self._loop(screen.put if window else None, max_frames)
             except Exception as error:  # raised again in the window's thread
                 errors.append(error)
             screen.end()
@@ -236,7 +237,9 @@ class Live:
         thread.start()
         try:
             painting = None
-            while not (screen.over or self.controls.quit):
+            if window is None:
+                thread.join()
+            while window is not None and not (screen.over or self.controls.quit):
                 newer = screen.take(_KEYS_EVERY_S)
                 if newer is None and painting is not None:
                     # Keys are heard, and the state is shown, while no frame comes.
@@ -246,7 +249,7 @@ class Live:
                     self._interact(window, painting)
         finally:
             self.stop()
-            thread.join()
+            thread.join(_PATIENCE_S)  # an inference that takes longer is left to the end of the process
         if errors:
             raise errors[0]
 

@@ -50,8 +50,7 @@ class Record:
         self._dropped[result.camera] = result.dropped
         for stage, ms in result.stages_ms.items():
             self.stages.record(stage, round(ms * NS_PER_MS))
-        overhead_ms = result.age_ms - result.infer_ms
-        for name, ms in (("age", result.age_ms), ("infer", result.infer_ms), ("overhead", overhead_ms)):
+        for name, ms in (("age", result.age_ms), ("infer", result.infer_ms)):
             self._figures.record(name, round(ms * NS_PER_MS))
         self._origins.append(result.camera * len(_ORIGINS) + _ORIGINS.index(result.frame.age_from))
         truth = result.frame.truth
@@ -87,14 +86,14 @@ class Record:
         Args:
             statuses: how the live sources were in the end.
         """
-        age_ms, overhead_ms = (self._steady(self._figures, name) for name in ("age", "overhead"))
+        age_ms, infer_ms = (self._steady(self._figures, name) for name in ("age", "infer"))
         kept, age_from = self._of_one_origin(len(age_ms))
-        overhead_ms = overhead_ms[kept]
+        overhead_ms = (age_ms - infer_ms)[kept]
         return {
             "frames": self.frames,
             "fps": self.fps,
             "age_ms": summary(age_ms[kept]),
-            "infer_ms": summary(self._steady(self._figures, "infer")),
+            "infer_ms": summary(infer_ms),
             "age_from": age_from,
             "overhead_ms_p50": float(np.median(overhead_ms)) if overhead_ms.size else None,
             "warmup_frames": self._warm_up(),

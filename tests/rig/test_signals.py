@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,12 @@ ENDS_S = 0.2
 class Run:
     """`edgeattn run` on a camera, whose lines can be waited for."""
 
-    def __init__(self, bundle: Bundle, url: str, folder: Path) -> None:
+    def __init__(self, bundle: Bundle, url: str, folder: Path, program: Sequence[str | Path] = (SCRIPT,)) -> None:
         self.video, self.lines, self.report = folder / "seen.mp4", folder / "seen.jsonl", folder / "run.json"
         for path in (self.video, self.lines, self.report):
             path.unlink(missing_ok=True)
         options = ["--engine", "onnxruntime", "--precision", "float", "--sink", "mp4,jsonl", "--out", self.video]
-        command = [sys.executable, SCRIPT, bundle.path, "--source", url, *options, "--json", self.report]
+        command = [sys.executable, *program, bundle.path, "--source", url, *options, "--json", self.report]
         self.process = subprocess.Popen(
             list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -101,6 +102,39 @@ def test_a_signal_ends_the_command(state: str, number: signal.Signals, tiny_bund
             capture = cv2.VideoCapture(str(run.video))
             assert capture.read()[0]
             capture.release()
+
+    in_calm(check)
+
+
+SLOW = """
+import hashlib, sys
+from edgeattn import cli
+from edgeattn.engines.onnxruntime import OnnxRuntimeEngine
+
+fast, calls = OnnxRuntimeEngine.infer, []
+
+def slow(self, image):
+    calls.append(1)
+    if len(calls) > 20:
+        print("slow", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 20_000_000)  # some seconds of C, which no signal ends
+    return fast(self, image)
+
+OnnxRuntimeEngine.infer = slow
+sys.argv[1:1] = ["run"]
+cli.command()
+"""
+
+
+def test_a_signal_ends_the_command_while_an_inference_takes_seconds(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    def check() -> None:
+        with MjpegCamera() as camera, Run(tiny_bundle, camera.url, tmp_path, ["-c", SLOW]) as run:
+            run.wait_for("slow")
+            report = run.ends(signal.SIGINT)
+        assert 0 < report["frames"] <= 20
+        capture = cv2.VideoCapture(str(run.video))
+        assert capture.read()[0]
+        capture.release()
 
     in_calm(check)
 
