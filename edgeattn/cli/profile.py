@@ -11,6 +11,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from edgeattn.cli.common import INTERRUPTED, NO_VERDICT, console, say, write_json, write_text
+from edgeattn.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,6 +91,10 @@ def profile(
     from edgeattn.profiling.budgets import judge, read_budget, rests_on
     from edgeattn.profiling.table import render
 
+    if budget and (matrix or _holds_bundles(bundle)):
+        raise SpecError(
+            "--budget holds the figures of one bundle against its bounds: name that bundle, without --matrix"
+        )
     if matrix:
         from edgeattn.cli.matrix import matrix as measure_matrix
 

@@ -191,18 +191,25 @@ def read_masks(
 
 
 def _check(files: Sequence[MaskFile]) -> None:
-    def fault(file: MaskFile) -> DataError | None:
+    def shown(file: MaskFile) -> set[int] | DataError:
         try:
-            file.class_map()
+            return set(np.unique(file.class_map()).tolist())
         except DataError as error:
             return error
-        return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = [error for error in pool.map(fault, files) if error is not None]
+        found = list(pool.map(shown, files))
+    faults = [error for error in found if isinstance(error, DataError)]
     if faults:
         more = f" (and {len(faults) - 1} more masks have faults)" if len(faults) > 1 else ""
         raise DataError(f"{faults[0]}{more}")
+    seen = set().union(*(classes for classes in found if isinstance(classes, set)))
+    table = files[0].table if files else None
+    if table and len(table.names) > 1 and len(seen) == 2 and IGNORE in seen and table.ids.get(IGNORE) == IGNORE:
+        raise DataError(
+            f"{files[0].path.parent}: beside '{table.names[min(seen)]}' the masks hold only 255, which counts as no class; if "
+            "it is one, say so in classes.csv with columns id and name"
+        )
 
 
 def mask_folders(root: Path) -> list[tuple[Path, Path]]:

@@ -56,6 +56,10 @@ def split(listing: Listing, *, seed: int = 0, fractions: tuple[float, float, flo
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise SpecError(f"fractions {fractions} must be three positive numbers that sum to 1")
     samples = listing.samples
+    if all(sample.part and PARTS.index(sample.part) for sample in samples):
+        raise DataError(
+            f"{listing.root} holds no picture to learn from: all are of validation or test; add a part train"
+        )
     given = np.array([PARTS.index(sample.part) if sample.part else -1 for sample in samples])
     ready = {int(part) for part in given if part >= 0}
     wanted = [part for part in range(3) if part == 0 or part not in ready]

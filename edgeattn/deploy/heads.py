@@ -7,6 +7,7 @@ stays in float. A convolution that only takes the mean of a distribution (DFL) i
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,11 @@ LAYERS = frozenset(
 )
 MOVING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze"})
 BOXES, CLASSES, MASKS, WHOLE = "box branch", "class branch", "mask branch", "head"
+
+
+_NAMED = re.compile(r"head\.\w+\.(edges|classes)\.")
+_OURS = {"edges": BOXES, "classes": CLASSES}
+"""Parts of our own head, as `head.one.edges.0`, by name."""
 
 
 class Node(NamedTuple):
@@ -127,7 +133,11 @@ def branches(nodes: list[Node], spec: Spec) -> dict[str, tuple[str, ...]]:
             inside = [node.name for node in nodes if node.name.startswith("head.")]
             found[name] = tuple(inside) or tuple(nodes[i].name for i in sorted(own))
             continue
-        inside_of = [i for i in range(len(nodes)) if i in own or (ahead[i] and ahead[i] <= own)]
+        # What several last layers read is the backbone's, where box and class branch cannot be told apart.
+        most = 1 if name == WHOLE and len(own) > 1 else 0 if name == WHOLE else len(own)
+        inside_of = [
+            i for i in range(len(nodes)) if i in own or (ahead[i] and ahead[i] <= own and len(ahead[i]) <= most)
+        ]
         found[name] = tuple(nodes[i].name for i in inside_of)
     return found
 
@@ -142,6 +152,9 @@ def _purposes(nodes: list[Node], last: list[int], spec: Spec) -> dict[int, str]:
     if spec.prototypes and parts:  # boxes and scores are joined before the masks' coefficients
         parts = [*_joined(nodes, makers, parts[0]), *parts[1:]]
     before = [behind[makers[value]] | {makers[value]} for value in parts if value in makers]
+    ours = {i: _OURS[match[1]] for i in last if (match := _NAMED.match(path_of(nodes[i].name)))}
+    if len(ours) == len(last):
+        return ours
     found = {}
     for i in last:
         reached = {place for place, part in enumerate(before) if i in part}

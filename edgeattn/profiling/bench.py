@@ -79,7 +79,7 @@ class Contender:
             latencies_ms=np.asarray(self.latencies_ns, np.float64) / NS_PER_MS,
             inside_ms=np.asarray(self.inside_ms, np.float64),
             stages_ms=self._whole(self.spans.values_ms),
-            thread_ms=self._whole(self.spans.thread_ms),
+            thread_ms=self._whole(self.spans.thread_ms) if mode != "live" else {},  # other threads compute there
             starts_ns=self._whole(self.spans.starts_ns),
             ages_ms=np.asarray(self.ages_ns, np.float64) / NS_PER_MS,
             age_from=self.age_from,

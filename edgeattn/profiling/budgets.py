@@ -170,7 +170,7 @@ def _read_toml(path: Path) -> dict[str, object]:
         entries = tomllib.loads(path.read_text(encoding="utf-8")).get("budget")
     except OSError as error:
         raise SpecError(f"{path}: the budget cannot be read ({error.strerror}); check the path") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: no valid TOML ({error})") from error
     if not isinstance(entries, dict):
         raise SpecError(f'{path}: has no table [budget] with lines as p99 = "33ms"')

@@ -124,18 +124,30 @@ def compare_files(a: Path, b: Path, *, force: bool = False) -> Comparison:
     before, after = _read(a), _read(b)
     notes = same_model(before["model"], after["model"], force=force)
     machines = [machine_of(each["environment"]) for each in (before, after)]
-    if machines[0] != machines[1]:
-        differing = next(key for key in machines[0] if machines[0][key] != machines[1][key])
+    if differing := _differing(*machines):
         told = f"different machines ({differing}: {machines[0][differing]}; {machines[1][differing]})"
         notes.append(_forced(told, force=force))
-    notes += _changed(before["environment"].get("versions", {}), after["environment"].get("versions", {}))
+    notes += _changed(*(each["environment"].get("versions", {}) for each in (before, after)))
+    notes += _changed(*({"governor": each["environment"].get("governor") or "unknown"} for each in (before, after)))
     for name, each in ((a, before), (b, after)):
         notes += [f"{name} was disturbed: {why}" for why in each["disturbances"]]
     calm = before["valid"] and after["valid"]
-    found = list(_differences(before["results"], after["results"], calm=calm))
+    try:
+        found = list(_differences(before["results"], after["results"], calm=calm))
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{a} or {b} is no whole profile (a result tells no {error}); profile again") from error
     if not found:
         raise DataError(f"{a} and {b} hold no artefact in the same mode with as many threads, and with its raw times")
     return Comparison(str(a), str(b), "measured apart", tuple(found), tuple(notes), after["environment"])
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
+    """The first field by which two machines differ; the kernel keeps some megabytes of memory for itself, by version."""
+    for key in a:
+        near = key == "memory_mb" and a[key] and b[key] and abs(a[key] - b[key]) <= 0.02 * a[key]
+        if a[key] != b[key] and not near:
+            return key
+    return None
 
 
 def _differences(before: Any, after: Any, *, calm: bool) -> Iterator[Difference]:
@@ -146,6 +158,8 @@ def _differences(before: Any, after: Any, *, calm: bool) -> Iterator[Difference]
     for result in after:
         other = known.get(key(result), {})
         for field, what in (("latencies_ms", ""), ("ages_ms", ", age")):
+            if what and any(result.get(name) != other.get(name) for name in ("age_from", "fps_due")):
+                continue  # ages from another moment, or of frames that come at another pace
             old, new = other.get(field), result.get(field)
             if old and new and min(len(old), len(new)) >= FEWEST:
                 n = min(len(old), len(new))

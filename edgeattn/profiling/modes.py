@@ -32,7 +32,7 @@ SAMPLES = 88 * BURST
 """Inferences an artefact, unless told otherwise: enough for p99, and 88 frames by stages, enough for p90."""
 FRAMES = SAMPLE_FLOORS[99]
 """Frames an artefact where they are paced or live, unless told otherwise: enough for p99."""
-STARTS = 5
+STARTS = 6
 """Starts of a process an artefact, unless told otherwise."""
 SECONDS = 15.0
 """Longest measurement of `single` and `throughput`, unless told otherwise."""
@@ -164,7 +164,7 @@ def throughput(bench: Bench, plan: Plan) -> Iterator[float]:
         running = Streams(bench, crew)
         try:
             with running:
-                while done < 1.0:
+                while done < 1.0 and not running.error:
                     bench.sleep(0.05)
                     done = plan.share(running.count, (bench.clock() - began_ns) / 1e9, of=of)
                     yield (place + min(done, 0.999)) / of

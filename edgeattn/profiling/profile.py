@@ -30,6 +30,8 @@ from edgeattn.timing.memory import memory
 
 READ_EVERY_NS = 2_000_000_000
 """Time between two readings of the sensors."""
+AS_THEY_COME = ("paced", "live")
+"""Modes whose frames wait for nobody: sensors are read before and after, since a reading may take as long as a frame."""
 ALONE = 0.6
 """Part of the progress that the inferences take; the rest goes to what each block takes."""
 ONE_ARTEFACT = ("sustained", "live")
@@ -94,6 +96,7 @@ class Profiler:
             self._source = source or "test pattern"
         self._before = self._after = pressure.read(clock)
         self._readings: list[sensors.Sensors] = []
+        self._seconds = 0.0
 
     def __enter__(self) -> Profiler:
         return self
@@ -112,7 +115,7 @@ class Profiler:
         self._readings = [sensors.read(self._clock)]
         try:
             for done in self._measure():
-                if self._clock() - self._readings[-1].at_ns > READ_EVERY_NS:
+                if self._plan.mode not in AS_THEY_COME and self._clock() - self._readings[-1].at_ns > READ_EVERY_NS:
                     self._readings.append(sensors.read(self._clock))
                 yield done
             self._complete = True
@@ -138,7 +141,7 @@ class Profiler:
             skipped=tuple(self._bench.skipped) if self._bench else (),
             environment=environment(),
             memory=memory(),
-            seconds=(self._after.at_ns - self._before.at_ns) / 1e9,
+            seconds=self._seconds,
             waited_share=self._after.waited_share(self._before),
             other_cores=self._after.other_cores(self._before),
             stolen_cores=self._after.stolen_cores(self._before),
@@ -150,16 +153,20 @@ class Profiler:
 
     def _measure(self) -> Iterator[float]:
         if self._bench is None:
-            yield from cold(self._bundle, self._starts, self._threads, self._plan.samples or STARTS)
+            began_ns = self._clock()
+            for done in cold(self._bundle, self._starts, self._threads, self._plan.samples or STARTS):
+                self._seconds = (self._clock() - began_ns) / 1e9
+                yield done
             return
         for each in self._starts:  # one start each, for the memory of a process that holds this artefact alone
             if (each.artefact.engine, each.artefact.precision) not in {(e, p) for e, p, _ in self._bench.skipped}:
                 start(self._bundle, each, self._threads)
+        began_ns, alone = self._clock(), ALONE if self._plan.mode == "single" else 1.0
+        for done in MEASURE[self._plan.mode](self._bench, self._plan):
+            self._seconds = (self._clock() - began_ns) / 1e9
+            yield done * alone
         if self._plan.mode != "single":
-            yield from MEASURE[self._plan.mode](self._bench, self._plan)
             return
-        for done in MEASURE["single"](self._bench, self._plan):
-            yield done * ALONE
         for i, contender in enumerate(self._bench.contenders, start=1):
             self._measure_blocks(contender, self._bench.image)
             yield ALONE + (1.0 - ALONE) * i / len(self._bench.contenders)
@@ -175,7 +182,7 @@ class Profiler:
             if self._each_block:
                 contender.roofs = self._roofs(contender.blocks)
             contender.without = measure_without(self._bundle, contender.artefact, contender.engine, image, choices)
-        except (BundleError, EngineError) as error:
+        except (BundleError, EngineError, ImportError) as error:  # OpenVINO tells the peaks
             contender.more["blocks_missing"] = str(error)
 
     def _roofs(self, blocks: Blocks) -> dict[str, Roof]:

@@ -216,9 +216,14 @@ class Report:
     def weather(self) -> tuple[str, ...]:
         """What pressed on the machine meanwhile; empty where nothing did."""
         found = []
-        waited, others, stolen = self.waited_share or 0.0, self.other_cores or 0.0, self.stolen_cores or 0.0
-        if waited > WAITED_LIMIT and others > CORES_LIMIT:
-            found.append(f"other programs used {others:.2f} cores, and tasks waited for one {waited:.0%} of the time")
+        waited, others, stolen = self.waited_share, self.other_cores or 0.0, self.stolen_cores or 0.0
+        if others > CORES_LIMIT and (waited is None or waited > WAITED_LIMIT):
+            how = (
+                "the kernel tells not whether we waited"
+                if waited is None
+                else f"tasks waited for one {waited:.0%} of the time"
+            )
+            found.append(f"other programs used {others:.2f} cores, and {how}")
         if stolen > CORES_LIMIT:
             found.append(f"the hypervisor gave {stolen:.2f} of our cores to others")
         if self.readings and (fell := dropped(list(self.readings))):

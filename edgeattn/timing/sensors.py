@@ -115,7 +115,7 @@ def _temperatures(folder: Path) -> Iterator[tuple[str, float]]:
 def _frequency_mhz(folder: Path) -> float | None:
     khz = [_number(file) for file in folder.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
     known = [each for each in khz if each]
-    return statistics.fmean(known) / 1000 if known else None
+    return max(known) / 1000 if known else None  # of the core that works: idle ones clock down
 
 
 def _energies(folder: Path) -> Iterator[tuple[str, tuple[float, float]]]:

@@ -100,11 +100,27 @@ def test_decoding_and_branches_of_an_exported_head(engine: str, joint: bool, tmp
 
 def test_branches_that_cannot_be_told_apart_are_one_head() -> None:
     nodes = heads.of_onnx(ultralytics_like(joint=True, classes=64))
-    assert list(heads.branches(nodes, replace(SPEC, labels=tuple(map(str, range(64)))))) == [heads.WHOLE]
+    found = heads.branches(nodes, replace(SPEC, labels=tuple(map(str, range(64)))))
+    assert list(found) == [heads.WHOLE]
+    assert len(found[heads.WHOLE]) == 12
+    assert not any("trunk" in name or "/relu" in name for name in found[heads.WHOLE]), "the backbone is no part of it"
     assert list(heads.branches(heads.of_onnx(ultralytics_like(joint=False, classes=64)), SPEC)) == [
         heads.BOXES,
         heads.CLASSES,
     ]
+
+
+def test_our_own_head_tells_by_its_names_what_channels_do_not() -> None:
+    """Of four classes both branches have four channels where edges are not distributions."""
+    named = {"box": "head.one.edges", "cls": "head.one.classes"}
+    nodes = [
+        node._replace(
+            name=f"{named[node.name[1:4]]}.{node.name[4]}.{node.name}" if node.name[1:4] in named else node.name
+        )
+        for node in heads.of_onnx(ultralytics_like(joint=True, classes=64))
+    ]
+    found = heads.branches(nodes, replace(SPEC, labels=tuple(map(str, range(64)))))
+    assert {name: len(own) for name, own in found.items()} == {heads.BOXES: 6, heads.CLASSES: 6}
 
 
 def test_a_classifier_has_none() -> None:

@@ -359,6 +359,15 @@ def test_masks_of_ids_and_of_colours(tmp_path: Path) -> None:
     assert only(read_masks(named)).sum() == 15 * 30
 
 
+def test_masks_of_0_and_255_want_a_word_on_what_255_is(tmp_path: Path) -> None:
+    """As most tools write two classes; 255 by itself counts as no class, and all would be right everywhere."""
+    two = np.where(ids() > 0, 255, 0).astype(np.uint8)
+    with pytest.raises(DataError, match="beside 'a' the masks hold only 255, which counts as no class"):
+        read_masks(write_masks(tmp_path / "txt", two, "a\nb\n", "classes.txt"))
+    told = read_masks(write_masks(tmp_path / "csv", two, "id,name\n0,a\n255,b\n", "classes.csv"))
+    assert only(told).sum() == (two > 0).sum()
+
+
 @pytest.mark.parametrize("depth", [4, 8])
 def test_indices_of_a_palette_are_ids(tmp_path: Path, depth: int) -> None:
     def chunk(kind: bytes, body: bytes) -> bytes:

@@ -202,6 +202,12 @@ def test_annotated_pictures_are_split_by_their_rarest_class() -> None:
     assert {one.path for part in parts for one in part} == {one.path for one in pictures}
 
 
+def test_a_set_for_validation_alone_is_none_to_learn_from() -> None:
+    pictures = tuple(annotated(seed, [0], "validation") for seed in range(20))
+    with pytest.raises(DataError, match="holds no picture to learn from"):
+        split_annotated(Annotations(Path("all"), ("thing",), pictures))
+
+
 def test_few_of_a_kind_are_split_together_and_pictures_without_anything_are_a_kind() -> None:
     pictures = [annotated(seed, [seed // 3] if seed < 12 else []) for seed in range(40)]
     made = split_annotated(Annotations(Path("all"), tuple("abcd"), tuple(pictures)))

@@ -258,6 +258,7 @@ def test_disturbed_profile_is_not_valid(tiny_bundle: Bundle, monkeypatch: pytest
     assert "not known: no /proc/pressure/cpu" in shown(unknown)
     for disturbed, why in [
         (dataclasses.replace(calm, waited_share=0.3, other_cores=0.8), "waited for one 30% of the time"),
+        (dataclasses.replace(calm, waited_share=None, other_cores=3.0), "the kernel tells not whether we waited"),
         (dataclasses.replace(calm, stolen_cores=0.2), "the hypervisor gave 0.20 of our cores"),
     ]:
         assert not disturbed.valid

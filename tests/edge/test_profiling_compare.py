@@ -156,16 +156,29 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_ages_are_compared_too(tmp_path: Path) -> None:
-    def paced(path: Path, age_ms: float) -> Path:
+    def paced(path: Path, age_ms: float, **more: Any) -> Path:
         result = {"engine": "openvino", "precision": "int8", "mode": "paced", "threads": 2}
         ages = age_ms + np.random.default_rng(0).random(700)
-        return a_file(path, [], results=[result | {"latencies_ms": [1.0] * 700, "ages_ms": ages.tolist()}])
+        return a_file(path, [], results=[result | {"latencies_ms": [1.0] * 700, "ages_ms": ages.tolist()} | more])
 
     found = compare_files(paced(tmp_path / "a.json", 10), paced(tmp_path / "b.json", 15))
     assert [(each.name, each.verdict) for each in found.differences] == [
         ("openvino int8", "no difference"),
         ("openvino int8, age", "slower"),
     ]
+    for more in ({"age_from": "received"}, {"fps_due": 15.0}):  # other ages, or of another pace
+        found = compare_files(paced(tmp_path / "a.json", 10), paced(tmp_path / "b.json", 15, **more))
+        assert [each.name for each in found.differences] == ["openvino int8"]
+
+
+def test_a_machine_is_the_same_with_another_kernel_and_another_governor_is_told(tmp_path: Path) -> None:
+    machine = {"cpu": "A", "architecture": "x86_64", "memory_mb": 16_000, "governor": "performance"}
+    a = a_file(tmp_path / "a.json", drawn(1.0, 1), environment=machine)
+    b = a_file(tmp_path / "b.json", drawn(1.0, 2), environment=machine | {"memory_mb": 15_900, "governor": "powersave"})
+    assert compare_files(a, b).notes == ("governor: performance -> powersave",)
+    less = a_file(tmp_path / "c.json", drawn(1.0, 2), environment=machine | {"memory_mb": 8_000})
+    with pytest.raises(DataError, match="memory_mb: 16000; 8000"):
+        compare_files(a, less)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +209,10 @@ def test_files_that_are_no_profiles(tmp_path: Path) -> None:
         ("{", "is no profile"),
         ('{"schema": "edgeattn.verify/1"}', "has the schema edgeattn.verify/1, and not edgeattn.profile/1"),
         ('{"schema": "edgeattn.profile/1"}', "tells no model: an older version wrote it"),
+        (
+            json.dumps(json.loads(a.read_text()) | {"results": [{"engine": "openvino"}]}),
+            "a result tells no 'precision'",
+        ),
     ]:
         b.write_text(content)
         with pytest.raises(DataError) as raised:

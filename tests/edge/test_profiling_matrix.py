@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from edgeattn._cv2 import cv2
 from edgeattn.bundle import Bundle
 from edgeattn.cli import app
-from edgeattn.errors import DataError
+from edgeattn.errors import DataError, SpecError
 from edgeattn.profiling.matrix import Cell, Entry, Matrix, bundles_of, memory_of, pareto
 
 
@@ -75,6 +75,13 @@ def test_the_command_tells_accuracies_and_draws_the_front(folder: Path, tmp_path
     assert [cell["best"] for cell in report["cells"]] == [True] + [False] * (len(report["cells"]) - 1)
     assert page.read_text(encoding="utf-8").count("<circle") == len(report["cells"])
     assert "nothing quicker is as accurate" in done.output
+
+
+def test_a_budget_is_refused_where_it_would_not_be_read(tiny_bundle: Bundle) -> None:
+    for words in ((str(tiny_bundle.path), "--matrix"), (str(tiny_bundle.path.parent),)):
+        done = CliRunner().invoke(app, ["profile", *words, "--budget", "p99=1us"])
+        assert isinstance(done.exception, SpecError)
+        assert "name that bundle, without --matrix" in str(done.exception)
 
 
 def test_one_bundle_is_a_matrix_too_and_a_folder_without_any_says_so(tiny_bundle: Bundle, tmp_path: Path) -> None:

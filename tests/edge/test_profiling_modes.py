@@ -159,6 +159,9 @@ def test_throughput_of_an_engine_that_fails(tiny_bundle: Bundle, monkeypatch: py
     monkeypatch.setattr(FakeEngine, "infer", infer)
     with pytest.raises(EngineError, match="out of memory"):
         profile(tiny_bundle, mode="throughput", seconds=0.2, engine="openvino")
+    calls = itertools.count()
+    with pytest.raises(EngineError, match="out of memory"):  # no time ends it, and no sample will ever come
+        profile(tiny_bundle, mode="throughput", samples=700, engine="openvino")
 
 
 def test_throughput_stopped_by_ctrl_c_keeps_what_there_is(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
