@@ -14,8 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import rtsp
 from judge import watching
 from mjpeg import MjpegCamera
+from rtsp import RtspCamera
 
 from edgeattn.camera import Camera
 from edgeattn.camera.watch import LEFT_BEHIND, Watch
@@ -24,14 +26,19 @@ pytestmark = pytest.mark.rig
 
 FAULTS = int(os.environ.get("FAULTS", "30"))
 SEED = int(os.environ.get("FAULT_SEED", str(random.randrange(10_000))))
-KINDS = ("stall", "refuse", "silent", "unplug", "reset", "end", "garbage", "corrupt", "truncate", "resize")
+KINDS = {
+    MjpegCamera: ("stall", "refuse", "silent", "unplug", "reset", "end", "garbage", "corrupt", "truncate", "resize"),
+    RtspCamera: ("stall", "refuse", "freeze", "end", "resize"),
+}
+THREADS = {MjpegCamera: 1, RtspCamera: 6}
+"""Of a reader at most: of RTSP a relay's three, two of them again for another connection, and the look at that."""
 SIZES = ((320, 240), (640, 480), (1280, 720))
 
 
-def order(camera: MjpegCamera, kind: str, chance: random.Random) -> str:
+def order(camera: MjpegCamera | RtspCamera, kind: str, chance: random.Random) -> str:
     seconds, frames = round(chance.uniform(0.05, 1.2), 2), chance.randint(1, 4)
     arguments: tuple[float, ...] = {"resize": chance.choice(SIZES), "reset": (), "end": ()}.get(
-        kind, (seconds,) if kind in ("stall", "refuse", "silent", "unplug") else (frames,)
+        kind, (seconds,) if kind in ("stall", "refuse", "silent", "unplug", "freeze") else (frames,)
     )
     getattr(camera, kind)(*arguments)
     return f"{kind}{arguments}"
@@ -45,12 +52,17 @@ def memory_mb() -> float:
     return psutil.Process().memory_info().rss / 1e6
 
 
-def test_random_faults() -> None:
+@pytest.mark.parametrize(
+    "kind_of_camera",
+    [MjpegCamera, pytest.param(RtspCamera, marks=pytest.mark.skipif(rtsp.missing() is not None, reason="no server"))],
+)
+def test_random_faults(kind_of_camera: type[MjpegCamera] | type[RtspCamera]) -> None:
     print(f"FAULT_SEED={SEED}")
     chance, done = random.Random(SEED), []
-    kinds = [kind for _ in range(-(-FAULTS // len(KINDS))) for kind in KINDS]  # as many of each
+    every = KINDS[kind_of_camera]
+    kinds = [kind for _ in range(-(-FAULTS // len(every))) for kind in every]  # as many of each
     chance.shuffle(kinds)
-    with MjpegCamera() as camera:
+    with kind_of_camera() as camera:
         threads, handles = threading.active_count(), open_handles()
         most_threads, memory = threads, [0.0]
         with Watch(Camera(camera.url)) as watch, watching(frame.picture for frame in watch.slot) as judge:
@@ -60,7 +72,7 @@ def test_random_faults() -> None:
                 time.sleep(chance.choice([0.0, 0.05, 0.3, 0.8]))
                 assert judge.error is None, f"seed {SEED}, fault {number}: {done[-3:]}"
                 most_threads = max(most_threads, threading.active_count())
-                assert most_threads <= threads + 4 + LEFT_BEHIND, done[-3:]
+                assert most_threads <= threads + 3 + THREADS[kind_of_camera] * (1 + LEFT_BEHIND), done[-3:]
                 if number % 10 == 9:  # let it come to rest: what lasts longest is over after that
                     shown = len(judge.good)
                     deadline = time.monotonic() + 30
