@@ -106,30 +106,51 @@ def test_a_signal_ends_the_command(state: str, number: signal.Signals, tiny_bund
     in_calm(check)
 
 
-SLOW = """
+FROM_THE_21ST = """
 import hashlib, sys
 from edgeattn import cli
 from edgeattn.engines.onnxruntime import OnnxRuntimeEngine
+from edgeattn.errors import EngineError
 
-fast, calls = OnnxRuntimeEngine.infer, []
+plain, calls = OnnxRuntimeEngine.infer, []
 
-def slow(self, image):
+def other(self, image):
     calls.append(1)
     if len(calls) > 20:
-        print("slow", flush=True)
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 20_000_000)  # some seconds of C, which no signal ends
-    return fast(self, image)
+        print("now", flush=True)
+        {}
+    return plain(self, image)
 
-OnnxRuntimeEngine.infer = slow
+OnnxRuntimeEngine.infer = other
 sys.argv[1:1] = ["run"]
 cli.command()
 """
+SLOW = FROM_THE_21ST.format('hashlib.pbkdf2_hmac("sha256", b"", b"", 20_000_000)')  # seconds of C, which no signal ends
+RAISES = FROM_THE_21ST.format('raise EngineError("out of memory")')
+
+
+def test_an_inference_that_raises_ends_the_command_at_once(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """With its video and its report, and an exit code by which a service starts it again."""
+
+    def check() -> None:
+        with MjpegCamera() as camera, Run(tiny_bundle, camera.url, tmp_path, ["-c", RAISES]) as run:
+            run.wait_for("now")
+            begin = time.monotonic()
+            assert run.process.wait(10) == 2
+            assert time.monotonic() - begin < 2 * ENDS_S
+            assert "out of memory" in run.process.stderr.read()
+        assert 0 < json.loads(run.report.read_text(encoding="utf-8"))["frames"] <= 20
+        capture = cv2.VideoCapture(str(run.video))
+        assert capture.read()[0]
+        capture.release()
+
+    in_calm(check)
 
 
 def test_a_signal_ends_the_command_while_an_inference_takes_seconds(tiny_bundle: Bundle, tmp_path: Path) -> None:
     def check() -> None:
         with MjpegCamera() as camera, Run(tiny_bundle, camera.url, tmp_path, ["-c", SLOW]) as run:
-            run.wait_for("slow")
+            run.wait_for("now")
             report = run.ends(signal.SIGINT)
         assert 0 < report["frames"] <= 20
         capture = cv2.VideoCapture(str(run.video))

@@ -83,14 +83,18 @@ def test_an_mjpeg_camera_comes_back_from_every_fault(faults: list[Any], content_
 
 
 def test_a_changed_size_is_noticed_and_followed() -> None:
-    with MjpegCamera() as camera, watched(camera) as (watch, judge):
-        for count, size in enumerate(((320, 240), (1280, 720)), start=1):
-            camera.resize(*size)
-            shown = len(judge.sights)
-            judge.wait_for(shown + 10)
-            assert judge.sights[-1].size == watch.status.size == size
-            assert watch.status.resizes == count
-            assert all(sight.stamp for sight in judge.sights)
+    def check() -> None:
+        with MjpegCamera() as camera, watched(camera) as (watch, judge):
+            for count, size in enumerate(((320, 240), (1280, 720)), start=1):
+                fault, shown = camera.resize(*size), len(judge.sights)
+                judge.wait_for(shown + 10)
+                first = next(sight for sight in judge.sights[shown - 1 :] if sight.size == size)
+                assert first.ns - fault.began_ns < HTTP_MS * 1e6
+                assert judge.sights[-1].size == watch.status.size == size
+                assert watch.status.resizes == count
+                assert all(sight.stamp for sight in judge.sights)
+
+    in_calm(check)
 
 
 def test_frames_too_small_for_the_crop_are_passed_over() -> None:
