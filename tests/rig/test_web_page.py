@@ -96,6 +96,7 @@ def test_the_picture_moves_and_the_switches_work(video: Path, tmp_path: Path) ->
         assert (await browser.value(LOOK))["sum"] != before["sum"]
         assert await browser.value("document.querySelector('#name').textContent") == "red"
         await browser.until("/fps/.test(document.querySelector('#figures').textContent)")
+        await browser.until("/costs [0-9.]+ ms a frame/.test(document.querySelector('#cost').textContent)")
 
         await browser.click("#attention")
         await browser.until(f"{LOOK}.colour < 8")
