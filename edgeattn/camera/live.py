@@ -236,22 +236,26 @@ class Live:
         thread = threading.Thread(target=loop, name="loop", daemon=True)
         thread.start()
         try:
-            painting = None
             if window is None:
                 thread.join()
-            while window is not None and not (screen.over or self.controls.quit):
-                newer = screen.take(_KEYS_EVERY_S)
-                if newer is None and painting is not None:
-                    # Keys are heard, and the state is shown, while no frame comes.
-                    newer = self._painting(painting.result)
-                if newer is not None:
-                    painting = newer
-                    self._interact(window, painting)
+            else:
+                self._attend(window, screen)
         finally:
             self.stop()
             thread.join(_PATIENCE_S)  # an inference that takes longer is left to the end of the process
         if errors:
             raise errors[0]
+
+    def _attend(self, window: Window, screen: Waiting) -> None:
+        """Show what comes, until nothing more will; keys are heard, and the state is shown, while no frame comes."""
+        painting = None
+        while not (screen.over or self.controls.quit):
+            newer = screen.take(_KEYS_EVERY_S)
+            if newer is None and painting is not None:
+                newer = self._painting(painting.result)
+            if newer is not None:
+                painting = newer
+                self._interact(window, painting)
 
     def _follow(self, bundle: Bundle) -> None:
         """Another model has taken over: its blocks can be chosen, and frames are collected into its classes."""

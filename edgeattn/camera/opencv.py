@@ -224,7 +224,7 @@ def open_device(device: int | str, name: str, timeout_s: float, clock: Clock) ->
     # The driver's queue would only age frames. With a single buffer a camera loses what comes while one is converted.
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 2)
     why = "used by another program, or you are not in the group 'video'; check it and start again"
-    return OpencvConnection(_opened(capture, name, why), name, clock)
+    return OpencvConnection(_checked(Opened(capture), name, why).capture, name, clock)
 
 
 def open_stream(url: str, name: str, timeout_s: float, silent_s: float, clock: Clock) -> StreamConnection:
@@ -267,11 +267,7 @@ def open_stream(url: str, name: str, timeout_s: float, silent_s: float, clock: C
             _logins_refused.add(url)
         return Opened(capture, None, relay.wants_login)
 
-    opened = open_capture()
-    if opened.wants_login and not _is_open(opened.capture):
-        opened.capture.release()
-        raise RefusedError(f"{name} wants another login; write it as rtsp://NAME:PASSWORD@...")
-    _opened(opened.capture, name, "away, or no video")
+    opened = _checked(open_capture(), name, "away, or no video")
     return StreamConnection(opened, open_capture, name, silent_s, clock)
 
 
@@ -294,15 +290,16 @@ def open_pipeline(pipeline: str, name: str, timeout_s: float, silent_s: float, c
     def open_capture() -> Opened:
         return Opened(cv2.VideoCapture(whole, cv2.CAP_GSTREAMER, limits))
 
-    opened = open_capture()
-    _opened(opened.capture, name, "away, or not what gst-launch-1.0 runs either; try it there")
+    opened = _checked(open_capture(), name, "away, or not what gst-launch-1.0 runs either; try it there")
     return StreamConnection(opened, open_capture, name, silent_s, clock)
 
 
-def _opened(capture: Any, name: str, why: str) -> Any:
-    if _is_open(capture):
-        return capture
-    capture.release()
+def _checked(opened: Opened, name: str, why: str) -> Opened:
+    if _is_open(opened.capture):
+        return opened
+    opened.capture.release()
+    if opened.wants_login:
+        raise RefusedError(f"{name} wants another login; write it as rtsp://NAME:PASSWORD@...")
     raise SourceError(f"{name} does not open: {why}")
 
 

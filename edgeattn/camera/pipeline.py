@@ -170,7 +170,7 @@ class Pipeline:
         self._steady = self._steadying(bundle)
         self._inferring = threading.Lock()
         self._policy, self._max_fps, self._crop = policy, max_fps, crop
-        self._has_cropped = False
+        self._have_cropped: set[int] = set()
         self._give_up_s = give_up_s
         self.waiting: Callable[[], bool] | None = None
         """Called ten times a second while a live source gives no frame; True ends the results."""
@@ -351,16 +351,16 @@ class Pipeline:
         turns = Turns([capture.slot for capture in self._captures])
 
         def take() -> tuple[int, Frame] | None:
-            """The next frame; one that is too small to be cropped is passed over, unless it is the first."""
+            """The next frame; one that is too small to be cropped is passed over, unless it is its camera's first."""
             while (taken := turns.take(self.waiting)) is not None:
                 try:
                     cropped = self._cropped(taken)
                 except SourceError:
-                    if not self._has_cropped:
+                    if taken[0] not in self._have_cropped:
                         raise
                     self._captures[taken[0]].slot.drops["crop"] += 1
                 else:
-                    self._has_cropped = True
+                    self._have_cropped.add(taken[0])
                     return cropped
             return None
 

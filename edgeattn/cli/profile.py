@@ -91,7 +91,8 @@ def profile(
     from edgeattn.profiling.budgets import judge, read_budget, rests_on
     from edgeattn.profiling.table import render
 
-    if budget and (matrix or _holds_bundles(bundle)):
+    several = not matrix and _holds_bundles(bundle)
+    if budget and (matrix or several):
         raise SpecError(
             "--budget holds the figures of one bundle against its bounds: name that bundle, without --matrix"
         )
@@ -100,7 +101,7 @@ def profile(
 
         measure_matrix(_folder_of(bundle), threads, data, json, html)
         return
-    if _holds_bundles(bundle):
+    if several:
         _prices(bundle, json)
         return
     bounds = read_budget(budget, mode) if budget else ()

@@ -133,12 +133,10 @@ def branches(nodes: list[Node], spec: Spec) -> dict[str, tuple[str, ...]]:
             inside = [node.name for node in nodes if node.name.startswith("head.")]
             found[name] = tuple(inside) or tuple(nodes[i].name for i in sorted(own))
             continue
-        # What several last layers read is the backbone's, where box and class branch cannot be told apart.
-        most = 1 if name == WHOLE and len(own) > 1 else 0 if name == WHOLE else len(own)
-        inside_of = [
-            i for i in range(len(nodes)) if i in own or (ahead[i] and ahead[i] <= own and len(ahead[i]) <= most)
-        ]
-        found[name] = tuple(nodes[i].name for i in inside_of)
+        # Where box and class branch cannot be told apart, what several last layers read, or all, is the backbone's.
+        most = len(own) if name != WHOLE else min(1, len(own) - 1)
+        belongs = [i in own or (0 < len(ahead[i]) <= most and ahead[i] <= own) for i in range(len(nodes))]
+        found[name] = tuple(node.name for node, yes in zip(nodes, belongs, strict=True) if yes)
     return found
 
 
