@@ -104,15 +104,14 @@ _logins_refused: set[str] = set()
 class StreamConnection(OpencvConnection):
     """An open stream: FFmpeg's held-back frames are passed over, and a changed size is followed.
 
-    The capture scales a changed size back, or shows the half of it, and does not tell. But an encoder that is set anew
-    sends a keyframe out of turn: then the stream is opened once more, and if its size is another, the new one takes over.
+    The capture scales a changed size back, or shows the half of it, and does not tell. A relay sees the camera tell it; without
+    one, an encoder that is set anew sends a keyframe out of turn. Then the stream is opened once more, and if its size is
+    another, the new one takes over.
 
     Ages count as a relay's `Stamps` tell, else from when a frame was grabbed.
     """
 
-    held = (
-        3.0  # a second connection disturbs the first on some servers, and waits for a keyframe: up to a second or more
-    )
+    held = 1.0
 
     def __init__(
         self, opened: Opened, open_capture: Callable[[], Opened], name: str, silent_s: float, clock: Clock
@@ -125,7 +124,7 @@ class StreamConnection(OpencvConnection):
         self._keyframes, self._tells_keyframes = Keyframes(), self._capture.getBackendName() == "FFMPEG"
         self._look_after, self._look_again_s = 0.0, _LOOK_AGAIN_S
         self._looking: threading.Thread | None = None
-        self._unsure = False  # the last look saw nothing
+        self._in_doubt, self._reshapes = False, 0
         self._successor: Opened | None = None
 
     def close(self) -> None:
@@ -150,26 +149,33 @@ class StreamConnection(OpencvConnection):
         if self._successor is not None:
             self._capture.release()
             (self._capture, self._stamps, _), self._successor = self._successor, None
-            self._keyframes = Keyframes()
+            self._keyframes, self._in_doubt, self._reshapes = Keyframes(), False, 0
             return True
-        is_key = self._tells_keyframes and self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) > 0
-        if self._keyframes.out_of_turn(is_key) or (is_key and self._unsure):
-            self._look_for_another_size()
+        self._look_for_another_size()
         held_back = self._is_held_back(waited_ns)
         self._seen_any = self._seen_any or not held_back
         return held_back
 
     def _is_held_back(self, waited_ns: int) -> bool:
         """FFmpeg holds back a frame until the next one comes, if nobody tells where it ends: after a stall it is that old."""
-        if self._stamps is not None and self._stamps.told:
+        if self._stamps is not None and self._stamps.ends.told:
             return False
         quick_before, self._waited_ns = self._waited_ns < _QUICK_NS, waited_ns
         return waited_ns > 2 * _QUICK_NS and quick_before and self._seen_any
 
     def _look_for_another_size(self) -> None:
+        """Where it is in doubt; what must wait for the last look, or for a pause after it, is done later."""
+        odd = self._keyframes.out_of_turn(
+            self._tells_keyframes and self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) > 0
+        )
+        ends = self._stamps.ends if self._stamps is not None else None
+        if ends is not None and ends.reshapes != self._reshapes:
+            self._in_doubt, self._reshapes = True, ends.reshapes
+        self._in_doubt |= odd and not (ends is not None and ends.repeats_parameters)
         now = time.monotonic()
-        if now < self._look_after or (self._looking is not None and self._looking.is_alive()):
+        if not self._in_doubt or now < self._look_after or (self._looking is not None and self._looking.is_alive()):
             return
+        self._in_doubt = False
         self._look_after, self._look_again_s = now + self._look_again_s, min(2 * self._look_again_s, _LOOK_AGAIN_MOST_S)
         name, size = f"look at {self._name}", _size(self._capture)
         self._looking = threading.Thread(target=self._look, args=(size,), name=name, daemon=True)
@@ -179,13 +185,14 @@ class StreamConnection(OpencvConnection):
         """Open a successor; it takes over with its first frame, if its size is another."""
         opened = self._open_capture()
         capture = opened.capture
-        self._unsure = not _is_open(capture)
-        if not self._unsure and _size(capture) != size:
-            self._unsure = not any(capture.grab() for _ in range(1 + _BAD_IN_A_ROW))
-            if not self._unsure:
+        if not _is_open(capture):
+            self._in_doubt = True
+        elif _size(capture) != size:
+            if any(capture.grab() for _ in range(1 + _BAD_IN_A_ROW)):
                 self._look_again_s = _LOOK_AGAIN_S
                 self._successor = opened
                 return
+            self._in_doubt = True
         capture.release()
 
 

@@ -5,7 +5,8 @@ a period of the camera old, 33 ms of 38 at 30 fps. RTP does mark a picture's las
 So the stream goes through a relay on loopback, which puts an access unit delimiter after each marked packet: a NAL unit
 without content that stands where a new picture starts. Nothing that the camera sends is changed.
 
-On the way it sees when each picture has come, and the reports that say what time it is at the camera; FFmpeg tells neither.
+On the way it sees when each picture has come, the reports that say what time it is at the camera, and whether the
+pictures' form was changed; FFmpeg tells none of this.
 
 Standards: RTP (RFC 3550), its payloads of H.264 (RFC 6184) and H.265 (RFC 7798), RTSP and its interleaved RTP (RFC 2326).
 """
@@ -19,6 +20,7 @@ import socketserver
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -31,8 +33,6 @@ _MARKED = 0x80
 _LONGEST = 65_536
 _EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
 _PIECE = 65_536
-_DELIMITERS = {b"H264": b"\x09\xf0", b"H265": b"\x46\x01\x50"}
-"""An access unit delimiter that allows any kind of slice in what follows, by the name of the payload in SDP."""
 _DOUBTFUL = 12
 _TICKS = 90_000
 """RTP's clock of video, per second."""
@@ -41,6 +41,45 @@ _NTP_TO_UNIX_S = 2_208_988_800
 _REMEMBERED = 128
 _SETTLED = 10
 _SLACK = _TICKS // 2000
+
+
+class _Codec(NamedTuple):
+    """What is known of a payload's NAL units."""
+
+    delimiter: bytes
+    """An access unit delimiter that allows any kind of slice in what follows."""
+    shift: int
+    """How far left the type stands in a unit's first byte."""
+    mask: int
+    """The type's bits, there."""
+    parameters: int
+    """The type of a sequence parameter set, which tells the pictures' size."""
+    several: int
+    """The type of a packet that holds several units, each after its length in two bytes."""
+    header: int
+    """Bytes before the first of them."""
+
+    def type_of(self, unit: bytes) -> int:
+        return unit[0] >> self.shift & self.mask
+
+    def parameter_sets(self, packet: bytes) -> Iterator[bytes]:
+        """The sequence parameter sets in an interleaved packet."""
+        payload = packet[_payload_at(packet) :]
+        if payload and self.type_of(payload) == self.several:
+            at = self.header
+            while unit := payload[at + 2 : at + 2 + int.from_bytes(payload[at : at + 2], "big")]:
+                at += 2 + len(unit)
+                if self.type_of(unit) == self.parameters:
+                    yield unit
+        elif payload and self.type_of(payload) == self.parameters:
+            yield payload
+
+
+_CODECS = {
+    b"H264": _Codec(b"\x09\xf0", shift=0, mask=0x1F, parameters=7, several=24, header=1),
+    b"H265": _Codec(b"\x46\x01\x50", shift=1, mask=0x3F, parameters=33, several=48, header=2),
+}
+"""By the name of the payload in SDP."""
 
 
 class Picture(NamedTuple):
@@ -74,10 +113,16 @@ class PictureEnds:
         """The latest ones, for any thread."""
         self.report: Report | None = None
         """The latest one of the pictures' sender."""
+        self.reshapes = 0
+        """How often other parameters than before came with a picture: its size may be another one."""
+        self.repeats_parameters = False
+        """Whether they come again and again, so that none are missed."""
         self._clock = clock
         self._sender = b""
         self._rest = bytearray()
-        self._delimiters: dict[int, bytes] = {}  # by payload type
+        self._codecs: dict[int, _Codec] = {}  # by payload type
+        self._parameters: list[bytes] = []  # of the picture in hand
+        self._parameters_before: list[bytes] = []  # of the picture before that had any
         self._timestamp = b""  # of the picture in hand
         self._ended = self._torn = False  # whether its end was marked, and whether it went on all the same
         self._doubts = 0
@@ -122,7 +167,7 @@ class PictureEnds:
         if status := re.match(rb"RTSP/\S+ (\d+)", message):
             self.status = int(status[1])
         for payload_type, codec in re.findall(rb"\na=rtpmap: *(\d+) +(H26[45])/", message, re.IGNORECASE):
-            self._delimiters[int(payload_type)] = _DELIMITERS[codec.upper()]
+            self._codecs[int(payload_type)] = _CODECS[codec.upper()]
 
     def _after(self, packet: bytes) -> bytes:
         """What is put after an interleaved packet: a delimiter where a picture ends, in a packet of the same number."""
@@ -130,13 +175,15 @@ class PictureEnds:
         if header[1:2] == bytes([_SENDER_REPORT]) and len(packet) >= 24 and packet[8:12] == self._sender:
             whole_s, part, timestamp = (int.from_bytes(packet[at : at + 4], "big") for at in (12, 16, 20))
             self.report = Report(timestamp, (whole_s - _NTP_TO_UNIX_S) * 10**9 + (part * 10**9 >> 32))
-        if len(header) < _RTP_HEADER or (delimiter := self._delimiters.get(header[1] & 0x7F)) is None:
+        if len(header) < _RTP_HEADER or (codec := self._codecs.get(header[1] & 0x7F)) is None:
             return b""
         if header[4:8] != self._timestamp:
+            self._compare_parameters()
             self._doubts = min(2 * _DOUBTFUL, self._doubts + 4) if self._torn else max(0, self._doubts - 1)
             self._timestamp, self._ended, self._torn = header[4:8], False, False
         elif self._ended:
             self._torn = True
+        self._parameters += codec.parameter_sets(packet)
         if not header[1] & _MARKED:
             return b""
         if self._ended:
@@ -146,22 +193,33 @@ class PictureEnds:
         if not self.told:
             return b""
         plain = b"\x80" + header[1:]  # no padding, no extension, no contributors
-        return packet[:2] + (len(plain) + len(delimiter)).to_bytes(2, "big") + plain + delimiter
+        return packet[:2] + (len(plain) + len(codec.delimiter)).to_bytes(2, "big") + plain + codec.delimiter
+
+    def _compare_parameters(self) -> None:
+        """Hold those that came with a picture against those before; most pictures have none."""
+        now, self._parameters = self._parameters, []
+        if now:
+            before, self._parameters_before = self._parameters_before, now
+            self.repeats_parameters = bool(before)
+            self.reshapes += bool(before) and before != now
+
+
+def _payload_at(packet: bytes) -> int:
+    """Where the payload of an interleaved packet begins (RFC 3550, sections 5.1 and 5.3.1)."""
+    at = 4 + _RTP_HEADER + 4 * (packet[4] & 0x0F)
+    has_extension = packet[4] & 0x10
+    return at + 4 + 4 * int.from_bytes(packet[at + 2 : at + 4], "big") if has_extension else at
 
 
 class Stamps:
     """When the frames were taken that FFmpeg gives: it tells their places on its own clock, `PictureEnds` saw the rest."""
 
     def __init__(self, ends: PictureEnds) -> None:
-        self._ends = ends
+        self.ends = ends
+        """Who saw them come."""
         self._start: int | None = None
         self._asked = 0
         self._doubted: Report | None = None
-
-    @property
-    def told(self) -> bool:
-        """As of `PictureEnds`."""
-        return self._ends.told
 
     def taken(self, position_ms: float, grabbed_ns: int) -> tuple[int, AgeFrom]:
         """When a frame was taken, and by whose clock.
@@ -175,8 +233,8 @@ class Stamps:
             grabbed_ns: when FFmpeg gave it.
         """
         self._asked += 1
-        pictures = [each for each in tuple(self._ends.pictures) if each.arrived_ns <= grabbed_ns]
-        if self._asked == 1 or len(pictures) < 2 or not self._ends.told:
+        pictures = [each for each in tuple(self.ends.pictures) if each.arrived_ns <= grabbed_ns]
+        if self._asked == 1 or len(pictures) < 2 or not self.ends.told:
             return grabbed_ns, "received"
         position = round(position_ms * _TICKS / 1000)
         # A picture begins for FFmpeg with the delimiter after the one before, and has that one's timestamp. Where FFmpeg
@@ -189,7 +247,7 @@ class Stamps:
         picture = next((one for last, one in pairs if abs(_ticks(last.timestamp, before)) <= _SLACK), None)
         if picture is None or self._asked < _SETTLED:
             return grabbed_ns, "received"
-        if (report := self._ends.report) and report is not self._doubted:
+        if (report := self.ends.report) and report is not self._doubted:
             since_ns = _ticks(picture.timestamp, report.timestamp) * 10**9 // _TICKS
             taken_ns = report.unix_ns + since_ns - (time.time_ns() - monotonic_ns())
             if 0 <= picture.arrived_ns - taken_ns < OLDEST_NS:

@@ -127,6 +127,46 @@ def test_parameter_sets_that_are_marked_do_not_count_against_a_camera() -> None:
         assert ends.feed(came) == came + packet(2, number, marked=True, body=END[96])
 
 
+PARAMETERS = {
+    96: (b"\x67small", b"\x67large", b"\x18\x00\x06\x67large\x00\x03\x68pp"),
+    97: (b"\x42\x01small", b"\x42\x01large", b"\x60\x01\x00\x03\x40\x01v\x00\x07\x42\x01large"),
+}
+"""By payload type: two sequence parameter sets, and the second one within a packet of several units."""
+
+
+@pytest.mark.parametrize("kind", PARAMETERS)
+def test_other_parameters_than_before_tell_of_another_size(kind: int) -> None:
+    ends = PictureEnds()
+    ends.feed(DESCRIBED)
+    small, large, among_others = PARAMETERS[kind]
+
+    def reshapes(time: int, *sets: bytes) -> int:
+        ends.feed(b"".join(packet(1, time, kind=kind, body=each) for each in sets) + picture(2, time, kind=kind))
+        ends.feed(picture(4, time + 1, kind=kind))
+        return ends.reshapes
+
+    assert reshapes(0, small) == 0
+    assert not ends.repeats_parameters, "they may have come just this once"
+    assert reshapes(10, small) == 0
+    assert ends.repeats_parameters
+    assert reshapes(20, large) == 1
+    assert reshapes(30, among_others) == 1, "the same, in another packet"
+    assert reshapes(40) == 1, "a picture without any"
+    assert reshapes(50, small, large) == 2
+    assert reshapes(60, small, large) == 2, "a camera with two sizes tells both each time"
+
+
+def test_parameters_are_found_behind_an_extension_and_a_torn_packet_is_none() -> None:
+    ends = PictureEnds()
+    ends.feed(DESCRIBED)
+    for at, body in enumerate((b"\x67small", b"\x67large", b"", b"\x18", b"\x18\x00\x99\x67", b"\x18\x00\x00")):
+        came = bytearray(packet(1, at, body=b"\x00\x01\x00\x01ext." + body))
+        came[4] |= 0x10
+        ends.feed(bytes(came) + packet(2, at, marked=True))
+        ends.feed(picture(3, at + 1))
+    assert ends.reshapes == 2, "also the set that claims to be longer than it is"
+
+
 @given(
     st.lists(
         st.sampled_from([DESCRIBED, PLAYING, picture(1, 1), picture(3, 2, kind=97), packet(9, 9, kind=0)]), max_size=8

@@ -24,7 +24,7 @@ PYTHON = "/usr/bin/python3"
 PACKAGES = ("python3-gi", "gir1.2-gst-rtsp-server-1.0", "gstreamer1.0-plugins-ugly")
 PIPELINE = (
     "( appsrc name=eye is-live=true do-timestamp=true format=time max-buffers=2 leaky-type=downstream ! "
-    "x264enc tune=zerolatency threads=1 speed-preset=ultrafast bitrate=4000 key-int-max={fps} ! "
+    "x264enc tune=zerolatency threads=1 speed-preset=ultrafast bitrate=4000 key-int-max={gop} ! "
     "rtph264pay name=pay0 pt=96 config-interval=-1 )"
 )
 
@@ -45,15 +45,21 @@ class RtspCamera(Remote):
     """Serves one stream at `fps` to whoever asks. Its methods are faults, possible at any moment.
 
     Args:
-        fps: frames a second, a keyframe each second.
+        fps: frames a second.
+        gop: frames from one keyframe to the next; None: those of a second.
         size: width (a multiple of 64) and height (of 16).
         login: a name and a password that it asks for, by Digest.
     """
 
     def __init__(
-        self, *, fps: int = 30, size: tuple[int, int] = (640, 480), login: tuple[str, str] | None = None
+        self,
+        *,
+        fps: int = 30,
+        gop: int | None = None,
+        size: tuple[int, int] = (640, 480),
+        login: tuple[str, str] | None = None,
     ) -> None:
-        super().__init__([PYTHON, __file__], {"fps": fps, "size": size, "login": login})
+        super().__init__([PYTHON, __file__], {"fps": fps, "gop": gop or fps, "size": size, "login": login})
         self._login = f"{login[0]}:{login[1]}@" if login else ""
 
     @property
@@ -92,7 +98,7 @@ class RtspCamera(Remote):
 class _Server:
     """The camera's side: GStreamer on the main loop's thread, one thread that makes the frames, one that takes orders."""
 
-    def __init__(self, *, fps: int, size: tuple[int, int], login: tuple[str, str] | None) -> None:
+    def __init__(self, *, fps: int, gop: int, size: tuple[int, int], login: tuple[str, str] | None) -> None:
         import gi
 
         gi.require_version("Gst", "1.0")
@@ -107,7 +113,7 @@ class _Server:
         self._accepted = 0
         self._draw(*size)
         factory = GstRtspServer.RTSPMediaFactory()
-        factory.set_launch(PIPELINE.format(fps=fps))
+        factory.set_launch(PIPELINE.format(gop=gop))
         factory.set_shared(True)
         factory.set_latency(0)
         factory.connect("media-configure", self._configure)
