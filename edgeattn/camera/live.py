@@ -1,8 +1,8 @@
 """The loop that shows: results to sinks and the window, keys to what they ask for.
 
-A result is handed over and never waited for: every sink has a thread and a slot of its own. The window belongs to the
-main thread (OpenCV demands it), so that a live source's loop then turns in a thread beside it. Sources that are not live
-wait: none of their frames is left out, and none grows old.
+A result is handed over and never waited for: every sink has a thread and a slot of its own. A live source's loop turns in
+a thread of its own, too, beside the main one, which has the window and the signals. Sources that are not live wait: none
+of their frames is left out, and none grows old.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from edgeattn.camera.feed import Feed, Waiting
 from edgeattn.camera.pipeline import Pipeline, Result
 from edgeattn.camera.record import MEANING, Record
 from edgeattn.camera.shadow import Shadow
-from edgeattn.camera.sinks import Sink, Window
+from edgeattn.camera.sinks import Sink
 from edgeattn.camera.state import Status
+from edgeattn.camera.window import Window, WindowLostError
 from edgeattn.errors import EdgeAttnError
 from edgeattn.timing import monotonic_ns
 
@@ -109,19 +110,16 @@ class Live:
         self.feeds.append(Feed(sink, lossless=lossless, spans=self.record.stages, say=self._say))
 
     def run(self, max_frames: int | None = None) -> None:
-        """Run; ends early where the last sink failed and there is no window.
+        """Run; ends early where there is no window, or none any more, and the last sink failed.
 
         Raises:
             EngineError: the engine failed.
             SourceError: the source broke off.
         """
-        window = self._window
         if self.pipeline.source.live:
-            self._loop_beside(window, max_frames)
-        elif window is None:
-            self._loop(None, max_frames)
+            self._loop_beside(max_frames)
         else:
-            self._loop(lambda painting: self._interact(window, painting), max_frames)
+            self._loop(self._show if self._window else None, max_frames)
 
     def stop(self) -> None:
         """Let the run end after the frame in hand; any thread may ask."""
@@ -202,7 +200,7 @@ class Live:
         if self._window is not None:
             self._window.close()
 
-    def _loop(self, show: Callable[[Painting], None] | None, max_frames: int | None) -> None:
+    def _loop(self, show: Callable[[Painting], object] | None, max_frames: int | None) -> None:
         for result in self.pipeline:
             self._tell_states()
             if result.model.bundle is not self._bundle:
@@ -218,17 +216,17 @@ class Live:
                 self._shadow.offer(result)
             if show is not None:
                 show(painting)
-            deserted = show is None and self.feeds and all(feed.error for feed in self.feeds)
+            deserted = self._window is None and self.feeds and all(feed.error for feed in self.feeds)
             if deserted or self.controls.quit or self.record.frames == max_frames:
                 return
 
-    def _loop_beside(self, window: Window | None, max_frames: int | None) -> None:
+    def _loop_beside(self, max_frames: int | None) -> None:
         """Turn the loop in a thread, and the window in this one, which signals reach though an inference takes seconds."""
         screen, errors = Waiting(room=1), []
 
         def loop() -> None:
             try:
-                self._loop(screen.put if window else None, max_frames)
+                self._loop(screen.put if self._window else None, max_frames)
             except Exception as error:  # raised again in the window's thread
                 errors.append(error)
             screen.end()
@@ -236,26 +234,37 @@ class Live:
         thread = threading.Thread(target=loop, name="loop", daemon=True)
         thread.start()
         try:
-            if window is None:
+            self._attend(screen)
+            if not self.controls.quit:
                 thread.join()
-            else:
-                self._attend(window, screen)
         finally:
             self.stop()
             thread.join(_PATIENCE_S)  # an inference that takes longer is left to the end of the process
         if errors:
             raise errors[0]
 
-    def _attend(self, window: Window, screen: Waiting) -> None:
-        """Show what comes, until nothing more will; keys are heard, and the state is shown, while no frame comes."""
+    def _attend(self, screen: Waiting) -> None:
+        """Show what comes, while there is a window; keys are heard, and the state is shown, while no frame comes."""
         painting = None
-        while not (screen.over or self.controls.quit):
+        while self._window is not None and not (screen.over or self.controls.quit):
             newer = screen.take(_KEYS_EVERY_S)
             if newer is None and painting is not None:
                 newer = self._painting(painting.result)
             if newer is not None:
                 painting = newer
-                self._interact(window, painting)
+                self._show(painting)
+
+    def _show(self, painting: Painting) -> None:
+        """In the window, if there is one: a run that was given other sinks goes on when it is lost."""
+        if self._window is None:
+            return
+        try:
+            self._interact(self._window, painting)
+        except WindowLostError as error:
+            self._say(f"window stopped: {error}")
+            self._window.close()
+            self._window, self.controls.paused = None, False
+            self.controls.quit = self.controls.quit or not self.feeds
 
     def _follow(self, bundle: Bundle) -> None:
         """Another model has taken over: its blocks can be chosen, and frames are collected into its classes."""

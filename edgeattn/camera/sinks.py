@@ -1,11 +1,8 @@
-"""Where results go: a window, a video file, JSON lines. A browser is `web`."""
+"""Where results go: a video file, JSON lines. A browser is `web`, a window is `window`."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -17,7 +14,6 @@ from edgeattn.camera.pipeline import Result
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
 from edgeattn.tasks import drawing
-from edgeattn.timing import NS_PER_MS, Clock, monotonic_ns
 
 NAMES = ("window", "mp4", "jsonl", "none")
 """Sinks by the names that a command line gives them."""
@@ -26,7 +22,6 @@ PACE_FPS = 25.0
 WAITING = 16
 """Results that may wait for the disk."""
 _HOLD_S = 2.0
-_PROBE = "import cv2; cv2.namedWindow('edgeattn', cv2.WINDOW_NORMAL); cv2.waitKey(1); cv2.destroyAllWindows()"
 
 
 class Sink(Protocol):
@@ -46,68 +41,6 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Finish; what was written so far is whole."""
-
-
-def display_problem() -> str | None:
-    """Why no window can be shown here; None: it can.
-
-    A missing display makes OpenCV's window system abort the whole process, so that a process of its own tries first.
-    """
-    if re.search(r"GUI:\s*NONE", cv2.getBuildInformation()):
-        return "this OpenCV is built without windows (pip install 'edgeattn[camera]' has them)"
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return "there is no display (DISPLAY and WAYLAND_DISPLAY are not set)"
-    try:
-        probe = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"the display could not be tried ({type(error).__name__})"
-    if probe.returncode == 0:
-        return None
-    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or "of this machine"
-    return f"the display {display} opens none (OpenCV wants an X server, or Xwayland)"
-
-
-class Window:
-    """A window on the screen, which also gives the keys that were pressed in it.
-
-    Only where `display_problem` has none. Pictures of files are held for the file's own frame period.
-    """
-
-    def __init__(self, title: str, *, fps: float | None = None, clock: Clock = monotonic_ns) -> None:
-        os.environ.setdefault(
-            "QT_LOGGING_RULES", "default.warning=false"
-        )  # its complaints about fonts, never drawn with
-        self._title, self._clock = title, clock
-        self._period_ns = round(1e9 / fps) if fps else 0
-        self._due_ns = clock()
-        self._sized = False
-        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
-
-    def show(self, picture: Picture) -> int:
-        """Show a picture and return the key pressed meanwhile: -1 none, `q` when the window was closed."""
-        if not self._sized:
-            height, width = picture.shape[:2]
-            scale = max(1.0, 640 / width)
-            cv2.resizeWindow(self._title, round(width * scale), round(height * scale))
-            self._sized = True
-        elif self._closed():
-            return ord("q")
-        cv2.imshow(self._title, picture)
-        key = int(cv2.waitKey(max(1, round((self._due_ns - self._clock()) / NS_PER_MS))))
-        self._due_ns = max(self._due_ns + self._period_ns, self._clock())
-        return key & 0xFF if key >= 0 else -1
-
-    def close(self) -> None:
-        """Close the window."""
-        if not self._closed():
-            cv2.destroyAllWindows()
-            cv2.waitKey(1)
-
-    def _closed(self) -> bool:
-        try:
-            return bool(cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1)
-        except cv2.error:  # Qt forgets its last window altogether
-            return True
 
 
 class VideoFile:

@@ -29,7 +29,7 @@ def sink_names(sink: Sequence[str] | None) -> list[str] | None:
 
 def possible(asked: list[str] | None) -> tuple[list[str], list[str]]:
     """The sinks to open, and what to say where no window can be shown: a video is written instead."""
-    from edgeattn.camera.sinks import display_problem
+    from edgeattn.camera.window import display_problem
 
     names = asked or ["window"]
     problem = display_problem() if "window" in names else None

@@ -310,7 +310,7 @@ def _shadow(
 def _live(pipeline: Pipeline, windowed: bool, collect: Path | None, say: Callable[[str], None], **watches: Any) -> Live:
     from edgeattn.camera.controls import Collector
     from edgeattn.camera.live import Live
-    from edgeattn.camera.sinks import Window
+    from edgeattn.camera.window import Window
 
     source, bundle = pipeline.source, pipeline.bundle
     window = Window(f"edgeattn: {bundle.name}", fps=None if source.live else source.fps) if windowed else None

@@ -21,7 +21,8 @@ from edgeattn.camera.canvas import Draws, View, annotated, under_attention
 from edgeattn.camera.controls import Collector
 from edgeattn.camera.live import Live as Loop
 from edgeattn.camera.model import Model
-from edgeattn.camera.sinks import JsonLines, VideoFile, display_problem
+from edgeattn.camera.sinks import JsonLines, VideoFile
+from edgeattn.camera.window import WindowLostError, display_problem
 from edgeattn.engines.fake import FakeEngine
 from edgeattn.errors import EdgeAttnError, NameNotFoundError, SourceError, SpecError
 from edgeattn.imaging import Picture, read_picture
@@ -349,6 +350,49 @@ def test_a_slow_window_ages_no_frame_of_a_live_source() -> None:
         screen.over = lambda: loop.record.frames + pipeline_drops(loop) == 6
         loop.run()
     assert 1 <= len(screen.shown) < 6
+
+
+class LostScreen(Screen):
+    """Its display goes away under the second picture."""
+
+    closed = False
+
+    def show(self, picture: Picture) -> int:
+        if self.shown:
+            raise WindowLostError("the display :0 has gone")
+        return super().show(picture)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_run_with_another_sink_goes_on_when_its_window_is_lost(live: bool) -> None:
+    source = Live([[float(i)] for i in range(6)]) if live else File(6, Clock())
+    screen, kept, said = LostScreen(""), Kept(), []
+
+    def film() -> None:
+        for seen in (lambda: screen.shown, lambda: screen.closed, *[lambda: True] * 3):
+            assert any(seen() or time.sleep(0.01) for _ in range(1000))
+            source.next_batch()
+
+    if live:
+        threading.Thread(target=film, daemon=True).start()
+    with Pipeline(BUNDLE, source, opened_engine=FakeEngine(RED)) as pipeline:
+        loop = Loop(pipeline, [kept], window=screen, say=said.append)  # type: ignore[arg-type]
+        loop.run()
+        loop.close()
+    assert said == ["window stopped: the display :0 has gone"]
+    assert screen.closed
+    assert loop.record.frames + pipeline_drops(loop) == 6
+    assert loop.feeds[0].written == loop.record.frames > 1
+
+
+def test_a_run_that_had_a_window_alone_ends_with_it() -> None:
+    with Pipeline(BUNDLE, File(10_000, Clock()), opened_engine=FakeEngine(RED)) as pipeline:
+        loop = Loop(pipeline, window=LostScreen(""))  # type: ignore[arg-type]
+        loop.run()
+    assert loop.record.frames == 2
 
 
 def pipeline_drops(loop: Loop) -> int:
