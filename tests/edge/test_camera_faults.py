@@ -100,24 +100,3 @@ def test_a_live_run_goes_on_where_the_kernel_writes_no_more(tiny_bundle: Bundle,
     whole = (tmp_path / "seen.jsonl").read_text().splitlines()[:-1]
     assert 10 < len(whole) < 40
     assert [json.loads(line)["label"] in tiny.LABELS for line in whole] == [True] * len(whole)
-
-
-def test_two_builds_of_opencv_that_broke_each_other_are_named(tmp_path: Path) -> None:
-    """As pip leaves it after one of both was removed: two records of installs, and a `cv2` without its library."""
-    for name in ("opencv_python-99.0", "opencv_python_headless-99.0"):
-        (tmp_path / f"{name}.dist-info").mkdir()
-        package = name.partition("-")[0].replace("_", "-")
-        (tmp_path / f"{name}.dist-info" / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {package}\nVersion: 99.0\n"
-        )
-    (tmp_path / "cv2").mkdir()
-    (tmp_path / "cv2" / "__init__.py").write_text("raise ImportError('libopencv is not there')\n")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from edgeattn.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "run", "sign-digits", "--source", "test"],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "opencv-python 99.0 and opencv-python-headless 99.0 both own cv2 and broke each other" in done.stderr
-    assert "pip install 'edgeattn[camera]'" in done.stderr

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edgeattn._cv2 import cv2
 from edgeattn.bundle import Bundle
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "run_camera.py"
@@ -73,3 +74,11 @@ class Run:
         print(f"ended after {1000 * took_s:.0f} ms")
         assert took_s < ENDS_S
         return json.loads(self.report.read_text(encoding="utf-8"))
+
+
+def frames_of(video: Path) -> int:
+    """How many a player finds."""
+    capture, frames = cv2.VideoCapture(str(video)), 0
+    while capture.read()[0]:
+        frames += 1
+    return frames

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import xvfb
 from calm import in_calm
-from command import Run
+from command import Run, frames_of
 from mjpeg import MjpegCamera
 from xvfb import Screen
 
@@ -34,13 +34,6 @@ MIDDLE = np.s_[100:300, 100:500]
 def display(tmp_path: Path) -> Iterator[Screen]:
     with Screen(tmp_path) as display:
         yield display
-
-
-def frames_of(video: Path) -> int:
-    capture, frames = cv2.VideoCapture(str(video)), 0
-    while capture.read()[0]:
-        frames += 1
-    return frames
 
 
 def moves(display: Screen) -> bool:
