@@ -29,10 +29,11 @@ def main(began_ns: int) -> None:
         bundle = load(path)
         engine = engines.open_artefact(bundle, bundle.artefact(name, precision), threads=int(threads) or None)
         marks_ns.append(monotonic_ns())
-        picture = np.full((480, 640, 3), 128, np.uint8)
-        decode(engine.infer(prepare(picture, bundle.spec.input)), bundle.spec)
+        picture = prepare(np.full((480, 640, 3), 128, np.uint8), bundle.spec.input)
+        decode(engine.infer(picture), bundle.spec)
         marks_ns.append(monotonic_ns())
         give_back()
+        decode(engine.infer(picture), bundle.spec)  # what it holds then is what answering takes; opening took more
         used = memory()
         executed = {"executed_precision": engine.executed_precision, "threads": engine.threads}
         print(json.dumps({"marks_ns": marks_ns, "memory": used, "details": dict(engine.details)} | executed))

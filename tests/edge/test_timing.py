@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeattn.timing import SAMPLE_FLOORS, Spans, environment, pressure, processor_key, summary, text, usable_cores
-from edgeattn.timing.memory import memory
+from edgeattn.timing.memory import _as_on_disk, memory
 from edgeattn.timing.pressure import Pressure
 
 
@@ -217,3 +218,39 @@ def test_memory_is_of_this_process() -> None:
 def test_memory_that_is_not_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys.modules["edgeattn.timing.memory"], "_SELF", tmp_path)
     assert memory()["pss_mb"] == memory()["peak_rss_mb"] == "unavailable"
+
+
+SMAPS = """\
+55d0c0000000-55d0c0002000 r-xp 00001000 fe:01 131 /usr/lib/code.so
+Rss:                   8 kB
+Anonymous:             0 kB
+55d0c0002000-55d0c0003000 r--p 00003000 fe:01 131 /usr/lib/code.so
+Anonymous:             4 kB
+55d0c0003000-55d0c0004000 rw-p 00004000 fe:01 131 /usr/lib/code.so
+Anonymous:             0 kB
+7f0000000000-7f0000001000 r--p 00000000 00:00 0 
+Anonymous:             0 kB
+7f0000001000-7f0000004000 r--s 00000000 fe:01 132 /a model with blanks.bin
+Anonymous:             0 kB
+"""  # noqa: W291  as the kernel writes it
+
+
+def test_only_what_is_on_disk_as_it_is_in_memory_is_given_back() -> None:
+    """Not what the linker has changed, nor what can be written, nor what no file holds."""
+    assert list(_as_on_disk(SMAPS)) == [(0x55D0C0000000, 0x2000), (0x7F0000001000, 0x3000)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by Linux's madvise")
+def test_a_process_goes_on_with_less_memory_after_it_gave_some_back() -> None:
+    code = """
+import cv2, numpy, psutil
+from edgeattn.timing.memory import give_back
+picture = numpy.arange(3 * 96 * 96, dtype=numpy.uint8).reshape(96, 96, 3)
+before, held = cv2.imencode(".jpg", picture)[1], psutil.Process().memory_info().rss
+give_back()
+left = psutil.Process().memory_info().rss
+assert (cv2.imencode(".jpg", picture)[1] == before).all()
+print(held - left)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert int(done.stdout) > 10_000_000
