@@ -5,6 +5,7 @@ Legend of shapes: N objects of a picture, H W the picture; x to the right, y dow
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.datasets.folder import PART_NAMES, Fingerprint, fingerprints, reason
-from edgeattn.datasets.labelled import distinct
 from edgeattn.datasets.outlines import Outline, draw_outline
 from edgeattn.errors import DataError
 
@@ -25,7 +25,7 @@ ClassMap = NDArray[np.uint8]
 IGNORE = 255
 """In a map of classes: a pixel that counts neither as right nor as wrong."""
 BACKGROUND = "background"
-"""Name of class 0 in maps of classes that are drawn from outlines."""
+"""Name of class 0 in maps of classes that are drawn from outlines; a class of the same name is no other one."""
 SLACK = 0.5
 """Pixels by which a box may stand over the picture's edge before it counts as clipped: boxes are rounded somehow."""
 _NAMED = 5
@@ -90,8 +90,12 @@ class Annotations:
     """Boxes that stood over the edge of their picture and were cut there."""
     dropped: int = 0
     """Boxes without area in their picture, which are left out."""
+    undrawn: int = 0
+    """Polygons of fewer than three points, which are left out of their outline."""
     map_names: tuple[str, ...] = ()
     """Names of the classes in maps of classes; empty where there are no masks."""
+    remarks: tuple[str, ...] = ()
+    """What else its reader has to say, a line each."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -102,15 +106,16 @@ class Annotations:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know, a line each."""
+        counts = (
+            (self.clipped, ("box", "boxes"), "over the edge of the picture, cut there"),
+            (self.dropped, ("box", "boxes"), "without area in the picture, left out"),
+            (self.undrawn, ("polygon", "polygons"), "of fewer than three points, left out"),
+        )
         return (
-            *([f"{_boxes(self.clipped)} over the edge of the picture, cut there"] if self.clipped else []),
-            *([f"{_boxes(self.dropped)} without area in the picture, left out"] if self.dropped else []),
+            *(f"{count} {words[count != 1]} {what}" for count, words, what in counts if count),
+            *self.remarks,
             *([f"{len(self.skipped)} pictures left out: {listed(self.skipped)}"] if self.skipped else []),
         )
-
-
-def _boxes(count: int) -> str:
-    return f"{count} box{'es' if count != 1 else ''}"
 
 
 def listed(skipped: Sequence[tuple[Path, str]]) -> str:
@@ -129,8 +134,8 @@ class Outlines:
     """One an object; None where the file draws none."""
     boxes: Boxes
     """(N, 4): the objects' boxes."""
-    labels: Indices
-    """(N,): place of each object's class in `Annotations.names`."""
+    classes: Indices
+    """(N,): place of each object's class in `Annotations.map_names`."""
 
     def instances(self) -> NDArray[np.bool_]:
         """The mask of each object, (N, H, W); empty where there is no outline."""
@@ -139,26 +144,26 @@ class Outlines:
         return np.stack(drawn) if drawn else np.zeros((0, *self.shape), bool)
 
     def class_map(self) -> ClassMap:
-        """The class of every pixel, (H, W): 0 the background, 1 the first class; small objects lie over large ones.
+        """The class of every pixel, (H, W), 0 where nothing is; small objects lie over large ones.
 
         What lies in the box of an object without outline is IGNORE.
 
         Raises:
             DataError: there are more classes than a byte tells apart.
         """
-        if len(self.labels) and self.labels.max() + 1 >= IGNORE:
+        if len(self.classes) and self.classes.max() >= IGNORE:
             raise DataError(
-                f"class {self.labels.max()} has no place in a map of bytes; take {IGNORE - 1} classes at most"
+                f"class {self.classes.max()} has no place in a map of bytes; take {IGNORE - 1} classes at most"
             )
-        classes = np.zeros(self.shape, np.uint8)
+        drawn = np.zeros(self.shape, np.uint8)
         for outline, box in zip(self.outlines, self.boxes, strict=True):
             if outline is None:
                 left, top, right, bottom = np.rint(box).astype(int)
-                classes[top:bottom, left:right] = IGNORE
+                drawn[top:bottom, left:right] = IGNORE
         masks = self.instances()
         for i in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):
-            classes[masks[i]] = self.labels[i] + 1
-        return classes
+            drawn[masks[i]] = self.classes[i]
+        return drawn
 
 
 class Clean(NamedTuple):
@@ -185,6 +190,8 @@ def clean_boxes(boxes_N4: NDArray[np.floating], shape: tuple[int, int]) -> Clean
 class Gathered:
     """Pictures as a reader finds them, their boxes cleaned."""
 
+    names: tuple[str, ...]
+    """Names of the classes of boxes."""
     masked: bool
     """Whether there are outlines."""
     pictures: list[Annotated] = field(default_factory=list)
@@ -193,6 +200,10 @@ class Gathered:
     """Boxes that were cut so far."""
     dropped: int = 0
     """Boxes that were left out so far."""
+    undrawn: int = 0
+    """Polygons that were left out so far."""
+    remarks: list[str] = field(default_factory=list)
+    """What else is to be said, a line each."""
 
     def add(
         self,
@@ -211,16 +222,33 @@ class Gathered:
         self.dropped += int((~clean.kept).sum())
         of, crowds = np.array(labels, np.int64)[clean.kept], np.array(crowd, bool)[clean.kept]
         drawn = tuple(outline for outline, kept in zip(outlines, clean.kept, strict=True) if kept)
-        masks = Outlines(seen.shape, drawn, clean.boxes, of) if self.masked else None
+        masks = Outlines(seen.shape, drawn, clean.boxes, self._places[of]) if self.masked else None
         self.pictures.append(
             Annotated(path, seen.shape, clean.boxes, of, crowds, masks, part, seen.digest, seen.thumbnail)
         )
 
-    def annotations(self, root: Path, names: Sequence[str], skipped: Sequence[tuple[Path, str]]) -> Annotations:
+    def annotations(self, root: Path, skipped: Sequence[tuple[Path, str]]) -> Annotations:
         """All of it."""
-        known = distinct(names)
-        map_names = (BACKGROUND, *known) if self.masked else ()
-        return Annotations(root, known, tuple(self.pictures), tuple(skipped), self.clipped, self.dropped, map_names)
+        return Annotations(
+            root,
+            self.names,
+            tuple(self.pictures),
+            tuple(skipped),
+            self.clipped,
+            self.dropped,
+            self.undrawn,
+            self._map_names if self.masked else (),
+            tuple(self.remarks),
+        )
+
+    @functools.cached_property
+    def _map_names(self) -> tuple[str, ...]:
+        return (BACKGROUND, *(name for name in self.names if name != BACKGROUND))
+
+    @functools.cached_property
+    def _places(self) -> Indices:
+        """Of each class of boxes, its place in maps of classes."""
+        return np.array([self._map_names.index(name) for name in self.names], np.int64)
 
 
 class Readable(NamedTuple):

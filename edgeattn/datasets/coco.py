@@ -23,7 +23,8 @@ from edgeattn.datasets.annotated import (
     read_pictures,
 )
 from edgeattn.datasets.folder import PART_NAMES
-from edgeattn.datasets.outlines import check_outline
+from edgeattn.datasets.labelled import distinct
+from edgeattn.datasets.outlines import CleanOutline, check_outline, clean_outline
 from edgeattn.errors import DataError
 
 USUAL = ("instances_*.json", "*_annotations.coco.json")
@@ -87,7 +88,7 @@ def read_coco(
     pictures = [homes[file.path] / image["file_name"] for file in files for image in file.images.values()]
     found = read_pictures(root, pictures, skip_missing=skip_missing, progress=progress)
     masked = any(annotation.get("segmentation") for file in files for annotation in file.annotations)
-    gathered = Gathered(masked)
+    gathered = Gathered(distinct([categories[category] for category in sorted(categories)]), masked)
     for file in files:
         of_image = defaultdict(list)
         for annotation in file.annotations:
@@ -96,6 +97,8 @@ def read_coco(
             path, own = homes[file.path] / image["file_name"], of_image[key]
             if (seen := found.prints.get(path)) is not None:
                 _check_size(file, image, path, seen.shape)
+                outlines = [_outline(file, one, seen.shape) for one in own]
+                gathered.undrawn += sum(one.dropped for one in outlines)
                 gathered.add(
                     path,
                     file.part,
@@ -103,9 +106,9 @@ def read_coco(
                     boxes=[_box(file, one) for one in own],
                     labels=[places[one["category_id"]] for one in own],
                     crowd=[bool(one.get("iscrowd", 0)) for one in own],
-                    outlines=[_outline(file, one, seen.shape) for one in own],
+                    outlines=[one.outline for one in outlines],
                 )
-    return gathered.annotations(root, [categories[category] for category in sorted(categories)], found.skipped)
+    return gathered.annotations(root, found.skipped)
 
 
 def _load(path: Path) -> _File:
@@ -205,11 +208,11 @@ def _box(file: _File, annotation: dict[str, Any]) -> list[float]:
     return [x, y, x + width, y + height]
 
 
-def _outline(file: _File, annotation: dict[str, Any], shape: tuple[int, int]) -> Any:
-    outline = annotation.get("segmentation") or None
+def _outline(file: _File, annotation: dict[str, Any], shape: tuple[int, int]) -> CleanOutline:
     try:
-        if outline is not None:
-            check_outline(outline, shape)
+        clean = clean_outline(annotation.get("segmentation"))
+        if clean.outline is not None:
+            check_outline(clean.outline, shape)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file.path}: the segmentation of annotation {annotation.get('id')}: {error}") from error
-    return outline
+    return clean

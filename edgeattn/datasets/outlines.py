@@ -6,7 +6,7 @@ Legend of shapes: H W the picture, P points of a polygon.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,23 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 Outline = Sequence[Sequence[float]] | Mapping[str, Any]
 """Polygons [[x, y, x, y, ...], ...] in pixels, or run lengths {"size": [H, W], "counts": a list, or COCO's text}."""
+
+
+class CleanOutline(NamedTuple):
+    """An outline without what encloses nothing."""
+
+    outline: Outline | None
+    """It; None where nothing is left."""
+    dropped: int
+    """Polygons of fewer than three points, which are left out."""
+
+
+def clean_outline(outline: Outline | None) -> CleanOutline:
+    """Leave out the polygons of fewer than three points: annotation tools leave them behind."""
+    if not outline or isinstance(outline, Mapping):
+        return CleanOutline(outline or None, 0)
+    kept = [polygon for polygon in outline if len(polygon) not in (0, 2, 4)]
+    return CleanOutline(kept or None, len(outline) - len(kept))
 
 
 def draw_outline(outline: Outline, shape: tuple[int, int]) -> Mask:

@@ -1,10 +1,12 @@
 """Boxes from YOLO's text files, a line an object: class, centre x, centre y, width, height, as fractions of the picture.
 
 DATA/images/train/1.jpg  DATA/labels/train/1.txt     and so val and test; or DATA/train/images, DATA/train/labels; or no parts
-DATA/data.yaml                                       names: [apple, pear] (or {0: apple, 7: pear}); train, val, test: folders
+DATA/data.yaml                                       names: [apple, pear] (or {0: apple, 7: pear}); train, val, test: folders,
+                                                     text files with a picture's path a line, or lists of these
 DATA/classes.txt                                     instead: a name a line
 
-A line of more numbers is a polygon: class, x, y, x, y, ...; its box is what encloses it, its mask what it encloses.
+A line of more numbers is a polygon: class, x, y, x, y, ...; its box is what encloses it, its mask what it encloses. With a
+`kpt_shape` in the .yaml file they are keypoints of a pose, which are left out.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -26,14 +28,27 @@ from edgeattn.datasets.annotated import (
     read_pictures,
 )
 from edgeattn.datasets.folder import PART_NAMES
-from edgeattn.datasets.labelled import read_labels
+from edgeattn.datasets.labelled import distinct, read_labels
 from edgeattn.datasets.outlines import Outline
 from edgeattn.errors import DataError
 from edgeattn.imaging import list_pictures
 
 FAR = 2.0
-"""A fraction beyond is no fraction: the file is in pixels."""
+"""From here on a number is no fraction of the picture: the file is in pixels, or it is how well a keypoint is seen."""
 _LAYOUT = "put pictures into DATA/images, labels of the same names into DATA/labels, and names into DATA/data.yaml"
+
+
+class _Source(NamedTuple):
+    part: str
+    """`train`, `validation`, `test`, or empty where nothing says so."""
+    path: Path
+    """A folder of pictures, or a text file with a picture's path a line."""
+
+    def pictures(self) -> list[Path]:
+        return list_pictures(self.path) if self.path.is_dir() else _listed(self.path)
+
+    def folders(self) -> set[Path]:
+        return {self.path} if self.path.is_dir() else {path.parent for path in _listed(self.path)}
 
 
 def names_file(root: Path) -> Path | None:
@@ -51,7 +66,7 @@ def is_yolo(root: Path) -> bool:
     if file is None:
         return False
     try:
-        return any(_labels_of(folder).is_dir() for folder in _picture_folders(file, _told(file)).values())
+        return any(_labels_of(folder).is_dir() for source in _sources(file, _told(file)) for folder in source.folders())
     except DataError:
         return file == root
 
@@ -76,17 +91,17 @@ def read_yolo(
         raise DataError(f"{root}: {'no file names the classes' if root.exists() else 'no such folder'}; {_LAYOUT}")
     told = _told(file)
     names = _names(file, told)
-    folders = _picture_folders(file, told)
-    homes: dict[Path, tuple[str, Path]] = {}
-    for part, folder in folders.items():
-        for path in list_pictures(folder):
-            homes.setdefault(path, (part, folder))  # small sets name one folder as training and validation
-    labels = {
-        path: (_labels_of(home) / path.relative_to(home)).with_suffix(".txt") for path, (_, home) in homes.items()
-    }
-    lost = _without_picture([_labels_of(folder) for folder in folders.values()], set(labels.values()))
+    keypoints = _keypoints(file, told)
+    sources = _sources(file, told)
+    parts: dict[Path, str] = {}
+    for source in sources:
+        for path in source.pictures():
+            parts.setdefault(path, source.part)  # small sets name one folder as training and validation
+    labels = {path: _labels_of(path.parent) / f"{path.stem}.txt" for path in parts}
+    whole = [_labels_of(source.path) for source in sources if source.path.is_dir()]
+    lost = _without_picture(whole, set(labels.values()))
     if not any(path.is_file() for path in labels.values()):
-        first = next(iter(labels.values()), _labels_of(next(iter(folders.values()))))
+        first = next(iter(labels.values()), whole[0])
         raise DataError(
             f"{root}: none of its {len(labels)} pictures has labels; the first was sought as {first}; {_LAYOUT}"
         )
@@ -95,19 +110,21 @@ def read_yolo(
             f"{root}: {len(lost)} label files have no picture: {listed(lost)}; add the pictures, "
             "or leave the labels out with skip_missing"
         )
-    found = read_pictures(root, list(homes), skip_missing=skip_missing, progress=progress)
+    found = read_pictures(root, list(parts), skip_missing=skip_missing, progress=progress)
     places = {key: place for place, key in enumerate(sorted(names))}
-    parsed = {path: _lines(labels[path]) for path in found.prints}
+    parsed = {path: _lines(labels[path], keypoints) for path in found.prints}
     _check_classes(file, {labels[path]: lines for path, lines in parsed.items()}, places)
     masked = any(len(values) > 5 for lines in parsed.values() for values in lines)
-    gathered = Gathered(masked)
+    gathered = Gathered(distinct([names[key] for key in sorted(names)]), masked)
+    if keypoints:
+        gathered.remarks.append(f"keypoints left out, as {file} names a kpt_shape: the boxes alone are read")
     for path, seen in found.prints.items():
         lines, scale = parsed[path], (seen.shape[1], seen.shape[0])
         boxes = np.array([_box(values) for values in lines]).reshape(-1, 4) * (*scale, *scale)
         of = [places[int(values[0])] for values in lines]
         crowd, outlines = [False] * len(lines), [_outline(values, scale) for values in lines]
-        gathered.add(path, homes[path][0], seen, boxes=boxes, labels=of, crowd=crowd, outlines=outlines)
-    return gathered.annotations(root, [names[key] for key in sorted(names)], (*found.skipped, *lost))
+        gathered.add(path, parts[path], seen, boxes=boxes, labels=of, crowd=crowd, outlines=outlines)
+    return gathered.annotations(root, (*found.skipped, *lost))
 
 
 def _told(file: Path) -> Mapping[str, Any]:
@@ -133,36 +150,62 @@ def _names(file: Path, told: Mapping[str, Any]) -> dict[int, str]:
     return found
 
 
-def _picture_folders(file: Path, told: Mapping[str, Any]) -> dict[str, Path]:
-    """The folders of pictures, by part; one that says none has the part ''."""
+def _keypoints(file: Path, told: Mapping[str, Any]) -> int:
+    """How many numbers of keypoints follow a box; 0: none do."""
+    shape = told.get("kpt_shape", [0, 0])
+    if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(size, int) for size in shape)):
+        raise DataError(f"{file}: kpt_shape is {shape}; write [points, 3], or 2 where lines do not tell what is seen")
+    return int(shape[0] * shape[1])
+
+
+def _sources(file: Path, told: Mapping[str, Any]) -> list[_Source]:
+    """Where the pictures are, training first."""
     root = file.parent.parent if file.parent.name == "labels" else file.parent
-    entries = {PART_NAMES[key]: value for key, value in told.items() if key in PART_NAMES and value}
+    entries = {
+        PART_NAMES[key]: value if isinstance(value, list) else [value]
+        for key, value in told.items()
+        if key in PART_NAMES and value
+    }
     if entries:
-        return {part: _entry(file, told.get("path"), entries[part]) for part in PART_NAMES.values() if part in entries}
+        order = dict.fromkeys(PART_NAMES.values())
+        return [_Source(part, _entry(file, told.get("path"), one)) for part in order for one in entries.get(part, [])]
     images = root / "images"
     homes = [path for path in (images, root) if path.is_dir()]
     parts = {part_of(p.name): p for home in homes for p in sorted(home.iterdir()) if p.is_dir() and part_of(p.name)}
     folders = {part: path / "images" if (path / "images").is_dir() else path for part, path in parts.items()}
     if folders:
-        return folders
+        return [_Source(part, path) for part, path in folders.items()]
     if images.is_dir():
-        return {"": images}
+        return [_Source("", images)]
     raise DataError(f"{root}: holds no folder 'images'; {_LAYOUT}")
 
 
 def _entry(file: Path, base: Any, value: Any) -> Path:
-    """The folder that an entry of a .yaml file means.
+    """The folder, or the text file, that an entry of a .yaml file means.
 
     Its own `path` is often that of another machine, and entries of Roboflow begin with `../` too much.
     """
-    if not isinstance(value, str) or value.endswith(".txt"):
-        raise DataError(f"{file}: '{value}' must be a folder of pictures")
+    if not isinstance(value, str):
+        raise DataError(
+            f"{file}: '{value}' must be a folder of pictures, a text file of their paths, or a list of these"
+        )
     bases = [file.parent / str(base), file.parent] if base else [file.parent]
     tried = [home / each for home in bases for each in (value, value.removeprefix("../"))]
     for path in tried:
         if path.is_dir():
             return path / "images" if path.name != "images" and (path / "images").is_dir() else path
-    raise DataError(f"{file}: there is no folder {tried[0]}; mend the path")
+        if path.is_file() and path.suffix == ".txt":
+            return path
+    raise DataError(f"{file}: there is no folder or text file {tried[0]}; mend the path")
+
+
+def _listed(file: Path) -> list[Path]:
+    """The pictures that a text file names; relative paths begin at its folder."""
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    paths = [file.parent / line.strip() for line in lines if line.strip()]
+    if not paths:
+        raise DataError(f"{file}: names no pictures; write a path a line")
+    return paths
 
 
 def _labels_of(folder: Path) -> Path:
@@ -179,7 +222,8 @@ def _without_picture(folders: list[Path], known: set[Path]) -> list[tuple[Path, 
     return [(path, "no picture") for path in found if path not in known and path.name != "classes.txt"]
 
 
-def _lines(file: Path) -> list[NDArray[np.float64]]:
+def _lines(file: Path, keypoints: int) -> list[NDArray[np.float64]]:
+    """The numbers of each line; of a pose those of its box."""
     if not file.is_file():
         return []
     rows = []
@@ -190,14 +234,18 @@ def _lines(file: Path) -> list[NDArray[np.float64]]:
             values = np.array([float(value) for value in line.split()])
         except ValueError:
             values = np.empty(0)
-        polygon = len(values) >= 7 and len(values) % 2 == 1
-        if not (len(values) == 5 or polygon) or not np.isfinite(values).all() or values[0] % 1:
+        polygon = not keypoints and len(values) >= 7 and len(values) % 2 == 1
+        if not (len(values) in (5, 5 + keypoints) or polygon) or not np.isfinite(values).all() or values[0] % 1:
+            more = f", and {keypoints} numbers of keypoints" if keypoints else ""
+            poses = "; of poses, give the .yaml file a kpt_shape" if len(values) > 7 and not keypoints else ""
             raise DataError(
-                f"{file}, line {number}: '{line.strip()[:60]}' is not: class, centre x, centre y, width, height"
+                f"{file}, line {number}: '{line.strip()[:60]}' is not: class, centre x, centre y, width, height{more}{poses}"
             )
-        if np.abs(values[1:]).max() > FAR:
+        values = values if polygon else values[:5]
+        if np.abs(values[1:]).max() >= FAR:
+            poses = ", or keypoints, of which a kpt_shape in the .yaml file tells" if polygon else ""
             raise DataError(
-                f"{file}, line {number}: {values[1:].max():g} is no fraction of the picture; are these pixels?"
+                f"{file}, line {number}: {values[1:].max():g} is no fraction of the picture; are these pixels{poses}?"
             )
         rows.append(values)
     return rows

@@ -154,6 +154,8 @@ def _annotated(recipe: Recipe) -> TrainingData:
     if not labels:
         lacks = "masks or outlines to segment by; detect" if recipe.task == "segment" else "boxes to detect; segment"
         raise DataError(f"{root} holds no {lacks}, or give data that has them")
+    if recipe.task == "segment" and len(labels) == 1:
+        raise DataError(f"{root} has no class but {labels[0]}; a segmenter tells two apart at least")
     if recipe.targets != "none":
         raise SpecError("targets is for class folders; annotated pictures tell themselves where to look")
     parts = split_annotated(found, seed=recipe.split_seed)

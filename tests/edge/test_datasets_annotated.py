@@ -145,7 +145,7 @@ def test_missing_pictures_are_listed_and_stop_unless_skipped(tmp_path: Path) -> 
         (coco({"category_id": 3, "bbox": [1, 1, 2]}), r"annotation 1 needs a bbox"),
         (coco({"category_id": 3}), r"annotation 1 needs a bbox"),
         (coco({"category_id": 3, "bbox": [1, 1, 2, float("nan")]}), r"annotation 1 has the bbox"),
-        (coco({"category_id": 3, "bbox": [1, 1, 2, 2], "segmentation": [[1, 2, 3, 4]]}), r"annotation 1: a polygon"),
+        (coco({"category_id": 3, "bbox": [1, 1, 2, 2], "segmentation": [[1, 2, 3]]}), r"annotation 1: a polygon"),
         (
             coco({"category_id": 3, "bbox": [1, 1, 2, 2], "segmentation": {"size": [20, 30], "counts": [7]}}),
             r"annotation 1: run lengths",
@@ -221,6 +221,34 @@ def test_polygons_and_run_lengths_become_masks(tmp_path: Path) -> None:
     assert not second.masks.class_map().any()
 
 
+def test_polygons_of_fewer_than_three_points_are_dropped_and_counted(tmp_path: Path) -> None:
+    held = coco(
+        {"category_id": 3, "bbox": [2, 3, 6, 6], "segmentation": [[2, 3, 8, 9], SQUARE, []]},
+        {"category_id": 11, "bbox": [12, 2, 3, 3], "segmentation": [[12, 2]]},
+    )
+    read = read_coco(write_coco(tmp_path, held))
+    expected = np.zeros((20, 30), np.uint8)
+    expected[3:9, 2:8], expected[2:5, 12:15] = 1, IGNORE  # what has no outline left is known by its box alone
+    np.testing.assert_array_equal(read.pictures[0].class_map(), expected)
+    assert read.notes == ("3 polygons of fewer than three points, left out",)
+
+
+def test_a_category_named_background_is_the_background(tmp_path: Path) -> None:
+    """Elsewhere class 0 of maps had the name twice, and training ended at the first evaluation."""
+    held = coco(
+        {"category_id": 3, "bbox": [2, 3, 6, 6], "segmentation": [SQUARE]},
+        {"category_id": 11, "bbox": [2, 3, 3, 2], "segmentation": [[2, 3, 5, 3, 5, 5, 2, 5]]},
+        categories=[{"id": 3, "name": "car"}, {"id": 11, "name": "background"}, {"id": 90, "name": "brush"}],
+    )
+    read = read_coco(write_coco(tmp_path, held))
+    assert read.names == ("car", "background", "brush")
+    assert read.map_names == ("background", "car", "brush")
+    assert read.pictures[0].labels.tolist() == [0, 1]
+    expected = np.zeros((20, 30), np.uint8)
+    expected[3:9, 2:8], expected[3:5, 2:5] = 1, 0
+    np.testing.assert_array_equal(read.pictures[0].class_map(), expected)
+
+
 def test_a_polygon_holds_the_pixels_whose_centres_it_encloses() -> None:
     whole = draw_outline([[-5, -5, 50, -5, 50, 50, -5, 50]], (6, 9))
     assert whole.all()
@@ -287,9 +315,52 @@ def test_yolo_layouts_of_others(tmp_path: Path) -> None:
     assert (read.names, [one.labels.tolist() for one in read.pictures]) == (("a", "b"), [[1]])
 
 
+def test_yolo_parts_may_be_lists_of_folders_and_of_paths(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {f"{folder}/{i}": "0 0.5 0.5 0.2 0.2" for folder in ("old", "new", "rest") for i in range(2)})
+    (tmp_path / "chosen.txt").write_text(f"./images/rest/0.jpg\n\n{tmp_path / 'images' / 'rest' / '1.jpg'}\n")
+    told = "path: .\ntrain: [images/old, images/new]\nval: chosen.txt\nnames: [apple]"
+    (tmp_path / "data.yaml").write_text(told)
+    assert recognise(tmp_path) == recognise(tmp_path / "data.yaml") == "yolo"
+    read = read_annotations(tmp_path)
+    assert sorted((one.part, one.path.parent.name) for one in read.pictures) == [
+        ("train", "new"), ("train", "new"), ("train", "old"), ("train", "old"),
+        ("validation", "rest"), ("validation", "rest"),
+    ]  # fmt: skip
+    assert all(len(one.boxes) == 1 for one in read.pictures)
+    (tmp_path / "chosen.txt").write_text("images/rest/0.jpg\nimages/rest/7.jpg\n")
+    with pytest.raises(DataError, match=r"1 of 6 pictures .*7\.jpg \(missing\)"):
+        read_yolo(tmp_path)
+    assert len(read_yolo(tmp_path, skip_missing=True).pictures) == 5
+    (tmp_path / "chosen.txt").write_text("\n")
+    with pytest.raises(DataError, match=r"chosen\.txt: names no pictures; write a path a line"):
+        read_yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text("train: {a: images/old}\nnames: [apple]")
+    with pytest.raises(
+        DataError, match=r"must be a folder of pictures, a text file of their paths, or a list of these"
+    ):
+        read_yolo(tmp_path)
+
+
+def test_of_poses_the_boxes_are_read_and_it_is_said(tmp_path: Path) -> None:
+    pose = "0 0.5 0.5 0.2 0.4 0.45 0.4 2 0.55 0.6 1"
+    root = write_yolo(tmp_path, {"a": pose}, "names: [person]\nkpt_shape: [2, 3]")
+    read = read_yolo(root)
+    np.testing.assert_allclose(read.pictures[0].boxes, [[12, 6, 18, 14]], atol=1e-5)
+    assert read.map_names == ()
+    assert read.notes == (f"keypoints left out, as {root / 'data.yaml'} names a kpt_shape: the boxes alone are read",)
+    (root / "labels" / "a.txt").write_text(f"{pose} 0.5")
+    with pytest.raises(DataError, match=r"line 1: .*centre x, centre y, width, height, and 6 numbers of keypoints$"):
+        read_yolo(root)
+    (root / "data.yaml").write_text("names: [person]\nkpt_shape: 17")
+    with pytest.raises(DataError, match=r"kpt_shape is 17; write \[points, 3\]"):
+        read_yolo(root)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("0 0.5 0.5 0.5 0.5 0.4 0.4 2 0.6 0.6 2", r"line 1: 2 is no fraction .*keypoints, of which a kpt_shape in"),
+        ("0 0.5 0.5 0.5 0.5 0.4 0.4 2", r"line 1: .* is not: .*; of poses, give the \.yaml file a kpt_shape"),
         ("0 0.5 0.5 0.5 0.5\n3 0.5 0.5 0.5 0.5\n5 0.5 0.5 0.5 0.5", r"a\.txt: class 3, 5 is not named in .*data\.yaml"),
         ("0 0.5 0.5 0.5", r"a\.txt, line 1: '0 0.5 0.5 0.5' is not"),
         ("\napple 0.5 0.5 0.5 0.5", r"a\.txt, line 2: 'apple"),

@@ -241,6 +241,17 @@ def test_without_a_background_attention_cannot_be_told(folder: Path, tmp_path: P
         open_data(small(tmp_path / "data", supervise="ce"), tmp_path)
 
 
+def test_one_class_is_refused_before_it_is_trained(folder: Path, tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for i in range(12):
+        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), cv2.imread(str(folder / "train" / f"{i}.png")))
+        cv2.imwrite(str(tmp_path / "masks" / f"{i}.png"), np.zeros((54, 72), np.uint8))
+    (tmp_path / "classes.txt").write_text("road\n")
+    with pytest.raises(DataError, match="has no class but road; a segmenter tells two apart at least"):
+        open_data(small(tmp_path), tmp_path / "scratch")
+
+
 def test_exported_it_answers_as_torch_and_runs_on_a_folder(
     run: Trained, data: TrainingData, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
