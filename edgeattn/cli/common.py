@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
+import typer
 from rich.console import Console
 
 from edgeattn.errors import EdgeAttnError, ExtraMissingError, NameNotFoundError
@@ -26,6 +27,11 @@ TASK = "classify, detect or segment; default: what the data asks for (class fold
 
 SIZE = "Side of the square input, in pixels; default: 96, of a detector or segmenter 320."
 """Help of --imgsz where something is trained."""
+
+SkipMissing = Annotated[
+    bool, typer.Option("--skip-missing", help="Leave out annotated pictures that are missing or cannot be read.")
+]
+"""The option of the verbs that read boxes and masks."""
 
 
 def write_json(path: Path | None, payload: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from edgeattn.cli.common import as_task, console, say, write_json
+from edgeattn.cli.common import SkipMissing, as_task, console, say, write_json
 from edgeattn.cli.verify import Pictures, remarks, table, verdict_exit
 from edgeattn.errors import DataError
 
@@ -47,9 +47,7 @@ def import_(
     task: Annotated[
         str, typer.Option(help="classify, detect or segment; default: what the file says, else classify.")
     ] = "",
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out annotated pictures that are missing or cannot be read.")
-    ] = False,
+    skip_missing: SkipMissing = False,
     out: Annotated[Path | None, typer.Option(help="The bundle; default: MODEL.edgeattn beside it.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
 ) -> None:

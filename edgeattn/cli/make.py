@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeattn.cli.common import SIZE, TASK, as_task, console, need_training, say, write_json
+from edgeattn.cli.common import SIZE, TASK, SkipMissing, as_task, console, need_training, say, write_json
 
 if TYPE_CHECKING:
     from edgeattn.workflow import Made
@@ -33,6 +33,7 @@ def make(
     attention: Annotated[str, typer.Option(help="A name of `edgeattn attentions`, or package.module:Class.")] = "coord",
     imgsz: Annotated[int, typer.Option(help=SIZE)] = 0,
     teacher: Annotated[str, typer.Option(help="auto, none, or the folder of a teacher's run.")] = "auto",
+    skip_missing: SkipMissing = False,
     minutes: Annotated[float, typer.Option(min=1.0, help="Time to plan for, teacher included.")] = 8.0,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")] = False,
@@ -54,7 +55,7 @@ def make(
     recipe = override(
         workflow.photo_recipe(
             photos, task=as_task(task) or workflow.task_of(str(photos)), model=model, attention=attention, imgsz=imgsz,
-            teacher=teacher, seed=seed,
+            teacher=teacher, skip_missing=skip_missing, seed=seed,
         ),
         set_ or [],
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from edgeattn.cli.common import console, need_training, say, write_json
+from edgeattn.cli.common import SkipMissing, console, need_training, say, write_json
 from edgeattn.cli.prices import print_whole
 from edgeattn.cli.verify import figure_name
 from edgeattn.errors import DataError
@@ -31,9 +31,7 @@ def quantize(
             "calibrate, or those of a train part."
         ),
     ] = None,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out annotated pictures that are missing or cannot be read.")
-    ] = False,
+    skip_missing: SkipMissing = False,
     calibration: Annotated[
         Path | None, typer.Option(help="Manifest of a calibration set; default: drawn from the run's training split.")
     ] = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeattn.cli.common import SIZE, TASK, as_task, console, need_training, say, write_json
+from edgeattn.cli.common import SIZE, TASK, SkipMissing, as_task, console, need_training, say, write_json
 
 
 def train(
@@ -43,6 +43,7 @@ def train(
     targets: Annotated[
         str, typer.Option(help="Where to look: a folder of masks or gaze maps that mirrors DATA, or boxes.json.")
     ] = "none",
+    skip_missing: SkipMissing = False,
     epochs: Annotated[int, typer.Option(help="Times that every picture is seen.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
@@ -73,6 +74,7 @@ def train(
             distill=distill,
             supervise=supervise,
             targets=targets,
+            skip_missing=skip_missing,
             epochs=epochs,
             batch_size=BATCHES[chosen],
             lr=RATES[chosen],

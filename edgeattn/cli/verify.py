@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from edgeattn.cli.common import console, say, write_json
+from edgeattn.cli.common import SkipMissing, console, say, write_json
 from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def verify(
     max_loss: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Top-1, mAP50 or mIoU that int8 may lose, as a fraction.")
     ] = 0.01,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out annotated pictures that are missing or cannot be read.")
-    ] = False,
+    skip_missing: SkipMissing = False,
     masks: Annotated[
         Path | None,
         typer.Option(help="Where to look: a folder of masks or gaze maps that mirrors --data, or boxes.json."),

@@ -279,7 +279,7 @@ def read_pictures(
     if skipped and not skip_missing:
         raise DataError(
             f"{source}: {len(skipped)} of {len(paths)} pictures are missing or cannot be read: {listed(skipped)}; "
-            "add them, or leave them out with skip_missing"
+            "add them, or leave them out with --skip-missing"
         )
     return Readable(prints, tuple(skipped))
 

@@ -168,7 +168,7 @@ def read_masks(
         lost += [(path, "no picture") for path in held.values()]
     if lost and not skip_missing:
         raise DataError(
-            f"{root}: {len(lost)} files lack their counterpart: {listed(lost)}; add it, or leave them out with skip_missing"
+            f"{root}: {len(lost)} files lack their counterpart: {listed(lost)}; add it, or leave them out with --skip-missing"
         )
     found = read_pictures(root, list(masks), skip_missing=skip_missing, progress=progress)
     boxes, labels, crowd = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)

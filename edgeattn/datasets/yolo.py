@@ -108,7 +108,7 @@ def read_yolo(
     if lost and not skip_missing:
         raise DataError(
             f"{root}: {len(lost)} label files have no picture: {listed(lost)}; add the pictures, "
-            "or leave the labels out with skip_missing"
+            "or leave the labels out with --skip-missing"
         )
     found = read_pictures(root, list(parts), skip_missing=skip_missing, progress=progress)
     places = {key: place for place, key in enumerate(sorted(names))}

@@ -77,12 +77,14 @@ def photo_recipe(
     attention: str = "coord",
     imgsz: int = 0,
     teacher: str = "auto",
+    skip_missing: bool = False,
     seed: int = 0,
 ) -> Recipe:
     """The student's recipe for a folder of photos: lite has seen photos before, pico starts from the zoo's weights."""
     recipe = Recipe(
-        str(photos), task=task, model=model, attention=attention, imgsz=imgsz or SIZES[task], teacher=teacher, seed=seed
-    )
+        str(photos), task=task, model=model, attention=attention, imgsz=imgsz or SIZES[task], teacher=teacher,
+        skip_missing=skip_missing, seed=seed,
+    )  # fmt: skip
     fits = model == "pico" and attention != "wide"  # whose perceptrons are of another width
     recipe = replace(recipe, start="zoo" if fits else "none")
     if task != "classify":

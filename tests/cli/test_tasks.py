@@ -11,6 +11,7 @@ from test_verbs import typed
 
 from edgeattn._cv2 import cv2
 from edgeattn.bundle import load
+from edgeattn.errors import DataError
 
 COLOURS = {"red": (60, 60, 220), "blue": (220, 90, 40)}
 QUICK = ("--imgsz", "64", "--set", "workers=0", "--set", "batch_size=8", "--attention", "se")
@@ -90,6 +91,17 @@ def test_what_does_not_fit_is_said(
     ):
         code, _, err = typed(capsys, monkeypatch, *words)
         assert (code, said in " ".join(err.split())) == (2, True), err
+
+
+@pytest.mark.parametrize("verb", ["train", "make"])
+def test_missing_pictures_stop_the_training_unless_they_are_skipped(
+    verb: str, things: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun(*_: object, **__: object) -> None:
+        raise DataError("the training begins")
+
+    monkeypatch.setattr("edgeattn.train.loop.train", begun)
+    monkeypatch.setattr("edgeattn.workflow.make", begun)
     listed = json.loads((things / "things.json").read_text())
     listed["images"].append({"id": 99, "file_name": "gone.png", "height": 60, "width": 80})
     short = tmp_path / "short"
@@ -97,6 +109,10 @@ def test_what_does_not_fit_is_said(
     for one in listed["images"][:40]:
         (short / one["file_name"]).write_bytes((things / one["file_name"]).read_bytes())
     (short / "things.json").write_text(json.dumps(listed))
-    code, _, err = typed(capsys, monkeypatch, "train", short, "--out", tmp_path / "r")
+    words = (verb, short, "--out", tmp_path / "r", *QUICK)
+    code, _, err = typed(capsys, monkeypatch, *words)
     assert code == 2
     assert "17 of 57 pictures are missing" in " ".join(err.split())
+    code, printed, err = typed(capsys, monkeypatch, *words, "--skip-missing")
+    assert (code, "the training begins" in err) == (2, True)
+    assert "17 pictures left out: " in printed

@@ -126,7 +126,7 @@ def test_clean_boxes_lie_in_the_picture_and_are_what_they_were_inside(
 def test_missing_pictures_are_listed_and_stop_unless_skipped(tmp_path: Path) -> None:
     root = write_coco(tmp_path, coco({"category_id": 3, "bbox": [1, 1, 5, 5]}))
     (root / "train" / "9.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 2 pictures .*9\.png \(missing\).*skip_missing"):
+    with pytest.raises(DataError, match=r"1 of 2 pictures .*9\.png \(missing\).*--skip-missing"):
         read_coco(root)
     read = read_coco(root, skip_missing=True)
     assert [one.path.name for one in read.pictures] == ["7.png"]
@@ -378,7 +378,7 @@ def test_yolo_that_is_wrong_says_where(tmp_path: Path, text: str, said: str) -> 
 def test_yolo_labels_without_picture(tmp_path: Path) -> None:
     root = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.5 0.5", "b": "0 0.5 0.5 0.5 0.5"})
     (root / "images" / "b.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 label files have no picture.*b\.txt.*skip_missing"):
+    with pytest.raises(DataError, match=r"1 label files have no picture.*b\.txt.*--skip-missing"):
         read_yolo(root)
     assert read_yolo(root, skip_missing=True).skipped == ((root / "labels" / "b.txt", "no picture"),)
     (root / "data.yaml").write_text("train: elsewhere\nnames: [apple]")
@@ -479,7 +479,7 @@ def test_pictures_without_masks_and_masks_without_pictures(tmp_path: Path) -> No
     root = write_masks(tmp_path, ids())
     save(root / "train" / "2.jpg")
     save_mask(root / "trainannot" / "3.png", ids())
-    with pytest.raises(DataError, match=r"2 files lack.*2\.jpg \(no mask\).*3\.png \(no picture\).*skip_missing"):
+    with pytest.raises(DataError, match=r"2 files lack.*2\.jpg \(no mask\).*3\.png \(no picture\).*--skip-missing"):
         read_masks(root)
     assert [path.name for path, _ in read_masks(root, skip_missing=True).skipped] == ["2.jpg", "3.png"]
 
