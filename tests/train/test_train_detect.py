@@ -183,6 +183,17 @@ def test_a_detector_teaches_another(cards: CardPictures, method: str) -> None:
     assert all(p.grad is None for p in teacher.parameters())
 
 
+@pytest.mark.parametrize("method", ["dist", "kd", "dkd"])
+def test_a_batch_without_boxes_teaches_no_answers(cards: CardPictures, method: str) -> None:
+    x, target, where = batch(cards)
+    teacher = freeze(Detector(3, imgsz=SIDE))
+    made = Objective(replace(RECIPE, distill=method), Detector(3, imgsz=SIDE), teacher).train()
+    terms = made(x, torch.full_like(target, -1), where, progress=0.5)
+    assert terms[method] == 0
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in made.model.parameters() if p.grad is not None)
+
+
 def test_by_features_a_classifier_teaches_a_detector(cards: CardPictures) -> None:
     """Their answers could not be compared."""
     x, target, where = batch(cards)
@@ -214,9 +225,9 @@ def test_answers_are_compared_where_the_true_boxes_are(cards: CardPictures) -> N
     own = model.train()(torch.cat([x, x]))
     own = Answer(*(type(part)(*(v[:1] for v in part)) for part in own[:2]), *own[2:])
     compared = Detect().compared(own, told, target)
-    # A place of each level for each of two boxes, of both heads: one true, one of padding, the background.
-    assert compared.label.tolist() == [2, 0] * 3 * 2
-    assert compared.own.shape == compared.told.shape == (12, 4)
+    # A place of each level, of both heads, for the one true box; none for the padding.
+    assert compared.label.tolist() == [2] * 3 * 2
+    assert compared.own.shape == compared.told.shape == (6, 4)
     assert (compared.own[:, 0] == 0).all()
     assert (compared.told[:, 0] == 0).all()
     place = 2 * 8 + 6  # the finest level's in row 2 and column 6 holds (48, 16)
@@ -224,7 +235,7 @@ def test_answers_are_compared_where_the_true_boxes_are(cards: CardPictures) -> N
     assert finest[place] == finest.min()
     at = int(finest.argmin())
     assert torch.equal(compared.own[0, 1:], own.many.logits[0, :, at])
-    assert torch.equal(compared.own[6, 1:], own.one.logits[0, :, at])
+    assert torch.equal(compared.own[3, 1:], own.one.logits[0, :, at])
     assert torch.allclose(compared.told[0, 1:], told[0, 4:, at].logit(), atol=1e-3)
     with pytest.raises(DataError, match="same imgsz"):
         Detect().compared(own, told[:, :, 1:], target)

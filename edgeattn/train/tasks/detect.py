@@ -107,6 +107,7 @@ class Detect:
         """Scores where the middles of the true boxes fall, at every level, of both of the student's heads.
 
         Before the classes' logits stands the background's, 0, which is class 0: scores of one place need not sum to one.
+        What fills up a picture's boxes is left out: it would teach the picture's corner, over and over.
 
         Raises:
             DataError: the teacher answers for other places, or classes, than the student.
@@ -119,11 +120,12 @@ class Detect:
                 "train the teacher at the same imgsz, or distil from its features: cwd or mgd"
             )
         rows_BN = _middle_places(own, target)
-        label_N = (target[..., 4].long() + 1).repeat(1, LEVELS).flatten().repeat(len(heads))
+        label_BN = (target[..., 4].long() + 1).repeat(1, LEVELS)
+        true_BN = label_BN > 0
         return Compared(
-            torch.cat([_rows(logits, rows_BN) for logits in heads]),
-            _rows(told_BKA, rows_BN).repeat(len(heads), 1),
-            label_N,
+            torch.cat([_rows(logits, rows_BN)[true_BN.flatten()] for logits in heads]),
+            _rows(told_BKA, rows_BN)[true_BN.flatten()].repeat(len(heads), 1),
+            label_BN[true_BN].repeat(len(heads)),
         )
 
     def figures(
