@@ -128,7 +128,7 @@ def import_model(
     names = tuple(labels) or told.labels
     if not names:
         raise DataError(f"{file} does not name its classes; give them with --labels (a file, a line each)")
-    spec_input, nhwc = input_of(graph, file, imgsz or told.imgsz)
+    spec_input, nhwc = input_of(graph, file, (imgsz, imgsz) if imgsz else told.imgsz)
     spec_input = replace(spec_input, crop=crop)
     does = _task(task, told.task, file)
     if does != "classify":

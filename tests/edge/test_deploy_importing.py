@@ -148,6 +148,10 @@ def test_what_the_file_says_is_believed(tmp_path: Path) -> None:
     assert found.tried == ()
     assert found.bundle.spec.labels == SIDES
     assert (found.bundle.spec.input.height, found.bundle.spec.input.std[0]) == (64, 255.0)
+    helper.set_model_props(model, told | {"imgsz": "[32, 96]"})
+    onnx.save(model, file)
+    spec = import_model(file, tmp_path / "m", bytes_of(shades())).bundle.spec
+    assert (spec.input.height, spec.input.width) == (32, 96)
     helper.set_model_props(model, told | {"task": "pose"})
     onnx.save(model, file)
     with pytest.raises(DataError, match="ultralytics to pose"):

@@ -50,8 +50,8 @@ class Metadata:
     """How pictures are normalised."""
     channels: str = ""
     """Their order."""
-    imgsz: int | None = None
-    """Side of its input."""
+    imgsz: tuple[int, int] | None = None
+    """Height and width of its input, in pixels."""
     task: Task | None = None
     """What it does."""
 
@@ -111,8 +111,9 @@ def metadata(told: Mapping[str, str]) -> Metadata:
         if task not in ULTRALYTICS:
             raise DataError(f"this is a model of ultralytics to {task}; this version imports {IMPORTED}")
         names = ast.literal_eval(told["names"])
-        labels, side = distinct([names[i] for i in sorted(names)]), ast.literal_eval(told["imgsz"])[0]
-        return Metadata(labels, ZERO_TO_ONE, "rgb", side, typing.cast("Task", task))
+        height, width = ast.literal_eval(told["imgsz"])
+        labels = distinct([names[i] for i in sorted(names)])
+        return Metadata(labels, ZERO_TO_ONE, "rgb", (height, width), typing.cast("Task", task))
     api = {key.removeprefix("model_info "): value for key, value in told.items() if key.startswith("model_info ")}
     if api.get("model_type", "").lower() not in CLASSIFIERS:
         raise DataError(f"this is a model for {api['model_type']}; this version imports {IMPORTED}")
@@ -144,8 +145,8 @@ def _triple(text: str) -> Triple | None:
     return (r, g, b) if values else None
 
 
-def input_of(graph: Graph, file: Path, imgsz: int | None) -> tuple[InputSpec, bool]:
-    """The input with its sizes filled in, and whether its channels come last.
+def input_of(graph: Graph, file: Path, imgsz: tuple[int, int] | None) -> tuple[InputSpec, bool]:
+    """The input with the sizes that are left open filled in by `imgsz`, and whether its channels come last.
 
     Raises:
         DataError: it takes something else than a picture.
@@ -165,7 +166,8 @@ def input_of(graph: Graph, file: Path, imgsz: int | None) -> tuple[InputSpec, bo
     height, width = rest[:2] if nhwc else rest[1:]
     if not (height and width) and imgsz is None:
         raise DataError(f"{file} leaves the size of its pictures open ({shapes}); choose it with --imgsz")
-    return InputSpec(height or imgsz or 0, width or imgsz or 0, "nchw_f32", name=given.name), nhwc
+    asked_height, asked_width = imgsz or (0, 0)
+    return InputSpec(height or asked_height, width or asked_width, "nchw_f32", name=given.name), nhwc
 
 
 def prototypes_of(graph: Graph) -> str:
