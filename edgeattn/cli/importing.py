@@ -68,7 +68,8 @@ def import_(
     told = metadata(read_graph(model_file(model)).told)
     names = read_labels(labels) if labels else told.labels
     measured: Pictures | None = None
-    classifies = (task or told.task or "classify") == "classify"
+    does = as_task(task) or told.task or "classify"
+    classifies = does == "classify"
     if not names and data.is_dir() and classifies:
         names = tuple(sorted((folder.name for folder in class_folders(data)), key=natural))
     if not names:
@@ -77,7 +78,7 @@ def import_(
         say(f"labels: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
     if classifies:
         samples = [(sample.path, sample.label) for sample in labelled_pictures(data, names)]
-    elif measured := _annotated(data, told.task if not task else as_task(task), names, skip_missing=skip_missing):
+    elif measured := _annotated(data, does, names, skip_missing=skip_missing):
         samples = [(path, -1) for path in measured.paths]
     else:
         samples = [(path, -1) for path in list_pictures(data)]
@@ -119,17 +120,14 @@ def import_(
         verdict_exit(report)
 
 
-def _annotated(data: Path, task: Task | None, names: Sequence[str], *, skip_missing: bool) -> Pictures | None:
-    """The pictures with their boxes or masks; None where the folder holds pictures alone."""
-    from edgeattn.datasets.kinds import recognise
+def _annotated(data: Path, task: Task, names: Sequence[str], *, skip_missing: bool) -> Pictures | None:
+    """The pictures with their boxes or masks; None where the folder holds pictures alone, or in class folders."""
+    from edgeattn.datasets.kinds import has_no_annotations, recognise
     from edgeattn.spec import InputSpec, Spec
 
-    try:
-        if recognise(data) == "classes":
-            return None
-    except DataError:
+    if has_no_annotations(data, task) or recognise(data) == "classes":
         return None
-    return Pictures(data, Spec(task or "detect", InputSpec(32, 32), tuple(names)), skip_missing=skip_missing)
+    return Pictures(data, Spec(task, InputSpec(32, 32), tuple(names)), skip_missing=skip_missing)
 
 
 def _table(tried: Sequence[Tried], pictures: int) -> Table:

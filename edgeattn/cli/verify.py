@@ -109,15 +109,15 @@ class Pictures:
         """
         import numpy as np
 
-        from edgeattn.datasets.coco import coco_files
-        from edgeattn.datasets.labelled import class_folders, labelled_pictures
+        from edgeattn.datasets.kinds import has_no_annotations
+        from edgeattn.datasets.labelled import labelled_pictures
         from edgeattn.datasets.targets import check_targets, open_targets
         from edgeattn.imaging import list_pictures
 
         self.notes: tuple[str, ...] = ()
         """What the user should know of the pictures."""
         listed: list[tuple[Path, Any]]
-        if root.is_dir() and not class_folders(root) and not (spec.task != "classify" and coco_files(root)):
+        if has_no_annotations(root, spec.task):
             listed = [(path, None) for path in list_pictures(root)]
         elif spec.task == "classify":
             others = {NONE: -1, spec.rejection.label: -1} if spec.rejection else None

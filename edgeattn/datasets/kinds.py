@@ -12,6 +12,7 @@ from edgeattn.datasets.labelled import class_folders
 from edgeattn.datasets.masks import is_masks, mask_folders, read_masks
 from edgeattn.datasets.yolo import is_yolo, read_yolo
 from edgeattn.errors import DataError
+from edgeattn.spec import Task
 
 Kind = Literal["classes", "coco", "yolo", "masks"]
 
@@ -45,6 +46,11 @@ def recognise(root: str | Path) -> Kind:
     if root.is_dir() and class_folders(root):
         return "classes"
     raise DataError(f"{root}: holds nothing that is known; give {_LAYOUTS}")
+
+
+def has_no_annotations(root: Path, task: Task) -> bool:
+    """Whether a folder holds pictures alone: no folders, whose names would label them, and no COCO JSON for the task."""
+    return root.is_dir() and not class_folders(root) and (task == "classify" or not coco_files(root))
 
 
 def read_annotations(

@@ -226,6 +226,13 @@ def test_the_commands_take_a_detector(
     file = model(tmp_path / "m.onnx")
     assert command("import", file, "--data", empty, monkeypatch=monkeypatch) == 2
     assert "holds no pictures" in capsys.readouterr().err
+    assert command("import", file, "--data", tmp_path / "gone", monkeypatch=monkeypatch) == 2
+    assert "gone: no such file or folder" in capsys.readouterr().err
+    for name in ("images", "labels"):
+        (tmp_path / "yolo" / name).mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "yolo" / "images" / "1.png"), FRAME)
+    assert command("import", file, "--data", tmp_path / "yolo", monkeypatch=monkeypatch) == 2
+    assert "no data.yaml or classes.txt names their classes" in " ".join(capsys.readouterr().err.split())
     assert command("import", file, "--data", pictures, monkeypatch=monkeypatch) == 0
     assert f"edgeattn run {made}" in capsys.readouterr().out.replace("\n", "")
     assert command("info", made, monkeypatch=monkeypatch) == 0
