@@ -22,7 +22,7 @@ NONE = "none"
 """Name of the class folder that holds pictures of none of the labels, beside the spec's own name for that."""
 FLIPS_SHOWN = 5
 """Most pictures named that an artefact answers otherwise than float."""
-OTHERS = {"map": "mAP, of IoU 0.5 to 0.95,", "pixel_accuracy": "right pixels"}
+OTHERS = {"map": "mAP, of IoU 0.5 to 0.95,", "pixel_accuracy": "right pixels", "boundary_f1": "boundary F1"}
 """Names of figures beside the one that a task is judged by."""
 EXIT_CODES = {"passed": 0, "failed": 1, "cannot tell": 3}
 

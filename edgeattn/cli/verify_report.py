@@ -121,7 +121,7 @@ def _classes(shown: Result) -> list[list[str]]:
         elif isinstance(one, ClassPrecision):
             head, worth, figures_of = ["class", "boxes", "AP50 %", "AP %"], one.ap50, (one.ap50, one.ap)
         else:
-            head, worth, figures_of = ["class", "pixels", "IoU %"], one.iou, (one.iou,)
+            head, worth, figures_of = ["class", "pixels", "IoU %", "boundary F1 %"], one.iou, (one.iou, one.boundary_f1)
         rows.append((worth, [one.label, str(one.n), *(f"{100 * figure:.1f}" for figure in figures_of)]))
     return [head, *(row for _, row in sorted(rows, key=lambda each: each[0]))] if rows else []
 

@@ -271,7 +271,7 @@ def _weights(pictures: int) -> NDArray[np.int64]:
 
 
 class SegmentJudge(_OfSpec):
-    """Marks are counts of pixels (K, K): row = truth, column = answer."""
+    """Marks are counts of pixels, and how well boundaries are met."""
 
     def truth(self, told: Any, picture: NDArray[np.uint8]) -> segment.Labels:
         """As `Judge.truth`."""
@@ -293,7 +293,7 @@ class SegmentJudge(_OfSpec):
             return float(given is wanted)
         return float(np.mean(given.class_map == wanted.class_map))
 
-    def marks(self, truth: segment.Labels, answer: Regions | None) -> NDArray[np.int32]:
+    def marks(self, truth: segment.Labels, answer: Regions | None) -> segment.Marks:
         """As `Judge.marks`; what is not finite is taken for the next class throughout, what is not seen counts neither way."""
         classes = len(self.spec.labels)
         if answer is None:
@@ -301,14 +301,14 @@ class SegmentJudge(_OfSpec):
         else:
             given = answer.class_map
             truth = np.where(given == segment.IGNORE, segment.IGNORE, truth)
-        return segment.confusion(truth, given, classes).astype(np.int32)
+        return segment.marks_of(truth, given, classes)
 
-    def worth(self, marks: NDArray[np.int32]) -> float:
+    def worth(self, marks: segment.Marks) -> float:
         """As `Judge.worth`: the picture's own mIoU; 1 where no pixel counts."""
-        iou = float(_mean_iou(marks[None])[0])
+        iou = float(_mean_iou(marks.counts[None])[0])
         return iou if math.isfinite(iou) else 1.0
 
-    def told(self, marks: NDArray[np.int32]) -> str:
+    def told(self, marks: segment.Marks) -> str:
         """As `Judge.told`."""
         return f"{self.figure.name} {100 * self.worth(marks):.0f} %"
 
@@ -317,28 +317,30 @@ class SegmentJudge(_OfSpec):
         shares = np.bincount(truth.ravel(), minlength=segment.IGNORE + 1)[: len(self.spec.labels)] / truth.size
         return Regions(truth.astype(np.uint8), shares, math.nan, self.spec.labels)
 
-    def figures(self, marks: Sequence[NDArray[np.int32]]) -> dict[str, float]:
-        """As `Judge.figures`: mIoU, and the share of right pixels."""
+    def figures(self, marks: Sequence[segment.Marks]) -> dict[str, float]:
+        """As `Judge.figures`: mIoU, the share of right pixels, and the boundaries' F1."""
         overlap = self._overlap(marks)
-        return {"miou": overlap.miou, "pixel_accuracy": overlap.accuracy}
+        return {"miou": overlap.miou, "pixel_accuracy": overlap.accuracy, "boundary_f1": overlap.boundary_f1}
 
-    def classes(self, marks: Sequence[NDArray[np.int32]]) -> tuple[segment.ClassOverlap, ...]:
+    def classes(self, marks: Sequence[segment.Marks]) -> tuple[segment.ClassOverlap, ...]:
         """As `Judge.classes`, of those that occur or are answered."""
         return tuple(one for one in self._overlap(marks).classes if not math.isnan(one.iou))
 
-    def loss(self, before: Sequence[NDArray[np.int32]], after: Sequence[NDArray[np.int32]], bound: float) -> Gate:
+    def loss(self, before: Sequence[segment.Marks], after: Sequence[segment.Marks], bound: float) -> Gate:
         """As `Judge.loss`, by mIoU."""
         weights_BP = _weights(len(before))
         float_B, int8_B = (
-            _mean_iou(np.tensordot(weights_BP, np.array(marks, np.int64), 1)) for marks in (before, after)
+            _mean_iou(np.tensordot(weights_BP, np.array([one.counts for one in marks], np.int64), 1))
+            for marks in (before, after)
         )
         if not math.isfinite(float_B[0]):
             raise DataError("no pixel of the labelled pictures counts; give some that have classes")
         return _fall(float_B, int8_B, bound, len(before))
 
-    def _overlap(self, marks: Sequence[NDArray[np.int32]]) -> segment.Overlap:
-        seen = segment.Segmentation(self.spec.labels, tolerance=None)
-        seen.counts = np.sum(marks, axis=0, dtype=np.int64)
+    def _overlap(self, marks: Sequence[segment.Marks]) -> segment.Overlap:
+        seen = segment.Segmentation(self.spec.labels)
+        for one in marks:
+            seen.take(one)
         return seen.overlap()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ IGNORE = 255
 """Label of pixels that do not count."""
 TOLERANCE = 0.0075
 """Distance at which a boundary is met, as a share of the picture's diagonal: that of Csurka et al."""
+DISC_PX = 16.0
+"""Reach up to which it is quicker to lay a disc around every pixel of a boundary than to measure distances: 7 times at 4."""
 _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 
@@ -53,13 +55,31 @@ class Overlap:
     """Class by class, in the order of the names."""
 
 
-class Segmentation:
-    """Scores of segmented pictures, gathered one after the other.
+class Marks(NamedTuple):
+    """What the scores of a picture are made of."""
 
-    Without a `tolerance` boundaries are left out (NaN), which take most of the time: about 50 ms a picture of 480 x 360.
+    counts: NDArray[np.int32]
+    """(K, K) pixels: row = truth, column = answer."""
+    boundary_f1: NDArray[np.float64]
+    """(K,): as of `boundary_f1`."""
+
+
+def marks_of(
+    truth_HW: Labels, answer_HW: Labels, classes: int, *, ignore: int = IGNORE, tolerance: float = TOLERANCE
+) -> Marks:
+    """Compare a picture's answer with its truth; most of the time goes to boundaries, 7 ms for 480 x 360 and 11 classes.
+
+    Raises:
+        DataError: the two differ in shape, or hold a label that is no class.
     """
+    counts = confusion(truth_HW, answer_HW, classes, ignore=ignore).astype(np.int32)
+    return Marks(counts, boundary_f1(truth_HW, answer_HW, classes, ignore=ignore, tolerance=tolerance))
 
-    def __init__(self, names: Sequence[str], *, ignore: int = IGNORE, tolerance: float | None = TOLERANCE) -> None:
+
+class Segmentation:
+    """Scores of segmented pictures, gathered one after the other."""
+
+    def __init__(self, names: Sequence[str], *, ignore: int = IGNORE, tolerance: float = TOLERANCE) -> None:
         self.names, self.ignore, self.tolerance = tuple(names), ignore, tolerance
         self.counts = np.zeros((len(names), len(names)), np.int64)
         """(K, K) pixels: row = truth, column = answer."""
@@ -72,12 +92,13 @@ class Segmentation:
         Raises:
             DataError: the two differ in shape, or hold a label without a name.
         """
-        self.counts += confusion(truth_HW, answer_HW, len(self.names), ignore=self.ignore)
-        if self.tolerance is None:
-            return
-        f1_K = boundary_f1(truth_HW, answer_HW, len(self.names), ignore=self.ignore, tolerance=self.tolerance)
-        there = ~np.isnan(f1_K)
-        self._boundary[there] += f1_K[there]
+        self.take(marks_of(truth_HW, answer_HW, len(self.names), ignore=self.ignore, tolerance=self.tolerance))
+
+    def take(self, marks: Marks) -> None:
+        """Count one picture by its marks."""
+        self.counts += marks.counts
+        there = ~np.isnan(marks.boundary_f1)
+        self._boundary[there] += marks.boundary_f1[there]
         self._pictures += there
 
     def overlap(self) -> Overlap:
@@ -163,5 +184,10 @@ def _boundary(mask: NDArray[np.bool_], ignored: NDArray[np.bool_]) -> NDArray[np
 
 def _near(boundary: NDArray[np.bool_], other: NDArray[np.bool_], reach: float) -> float:
     """Share of a boundary's pixels within `reach` pixels of the other."""
-    away: NDArray[Any] = cv2.distanceTransform((~other).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return float((away[boundary] <= reach + 1e-4).mean())  # distances are single floats
+    reach += 1e-4  # distances are single floats
+    if reach < DISC_PX:
+        y, x = np.mgrid[-int(reach) : int(reach) + 1, -int(reach) : int(reach) + 1]
+        met: NDArray[Any] = cv2.dilate(other.astype(np.uint8), (x**2 + y**2 <= reach**2).astype(np.uint8)) > 0
+    else:
+        met = cv2.distanceTransform((~other).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= reach
+    return float(met[boundary].mean())

@@ -38,6 +38,7 @@ def test_a_segmenter_is_judged_by_miou_and_its_agreement_by_pixels(bundle: Bundl
     for row in told["results"]:
         assert 0.9 < row["miou"] < 1.0
         assert row["pixel_accuracy"] > 0.97
+        assert 0.5 < row["boundary_f1"] <= 1.0
         assert row["agreement"] == pytest.approx(1.0, abs=1e-4)
         assert [one["label"] for one in row["classes"]] == list(squares.REGIONS.labels)
 
@@ -70,6 +71,8 @@ def test_a_folder_of_masks_is_taken_and_its_classes_are_put_in_the_model_s_order
     done = CliRunner().invoke(app, [str(w) for w in (bundle.path, "--data", root, "--html", page, "--json", told)])
     assert done.exit_code == 0, done.output
     assert "artefact mIoU %" in " ".join(done.output.split())
+    assert "boundary F1" in done.output
+    assert "boundary F1 %" in page.read_text()
     assert all(row["miou"] > 0.9 for row in json.loads(told.read_text())["results"])
     assert "Worst first, by mIoU of the picture" in page.read_text()
     (root / "classes.txt").write_text("green\nred\nsky\nblue\n")

@@ -88,13 +88,23 @@ def test_a_segmenter_s_pixels() -> None:
     truth = np.repeat(np.array([[0, 0, 1, 255]], np.uint8), 4, axis=0)
     answer = np.repeat(np.array([[0, 1, 1, 1]], np.uint8), 4, axis=0)
     marks = SEGMENT.marks(truth, seen(answer))
-    np.testing.assert_array_equal(marks, [[4, 4], [0, 4]])
+    np.testing.assert_array_equal(marks.counts, [[4, 4], [0, 4]])
     assert SEGMENT.worth(marks) == 0.5
-    assert SEGMENT.figures([marks]) == {"miou": 0.5, "pixel_accuracy": pytest.approx(2 / 3)}
+    assert SEGMENT.figures([marks]) == {"miou": 0.5, "pixel_accuracy": pytest.approx(2 / 3), "boundary_f1": 0.0}
     assert SEGMENT.agreement(seen(answer), seen(truth)) == 0.5
     assert SEGMENT.worth(SEGMENT.marks(truth, None)) == 0.0
     beyond = np.where(truth == 1, 255, answer).astype(np.uint8)  # what the net does not see
-    np.testing.assert_array_equal(SEGMENT.marks(truth, seen(beyond)), [[4, 4], [0, 0]])
+    np.testing.assert_array_equal(SEGMENT.marks(truth, seen(beyond)).counts, [[4, 4], [0, 0]])
+
+
+def test_a_segmenter_s_boundaries() -> None:
+    truth = np.zeros((100, 100), np.uint8)
+    truth[:, 50:] = 1
+    answer = truth.copy()
+    answer[:, 80:] = 0  # a second boundary: half of the answer's is right, all of the truth's is found
+    marks = [SEGMENT.marks(truth, seen(answer)), SEGMENT.marks(truth, seen(truth))]
+    assert SEGMENT.figures(marks)["boundary_f1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert [one.boundary_f1 for one in SEGMENT.classes(marks)] == [pytest.approx((2 / 3 + 1) / 2)] * 2
 
 
 def test_the_loss_of_miou_has_an_interval_by_pictures() -> None:

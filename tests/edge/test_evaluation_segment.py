@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from edgeattn.errors import DataError
+from edgeattn.evaluation import segment
 from edgeattn.evaluation.segment import IGNORE, Segmentation, boundary_f1, confusion
 
 LABELS = arrays.arrays(np.uint8, (9, 11), elements=st.integers(0, 2))
@@ -46,12 +47,6 @@ def test_what_does_not_fit_is_said() -> None:
         confusion(zeros + 5, zeros, 2)
 
 
-def test_boundaries_can_be_left_out() -> None:
-    seen = Segmentation("ab", tolerance=None)
-    seen.add(half(50), half(50))
-    assert (seen.overlap().miou, math.isnan(seen.overlap().boundary_f1)) == (1.0, True)
-
-
 def half(at: int) -> np.ndarray:
     """100 x 100, class 1 from column `at` on."""
     labels = np.zeros((100, 100), np.uint8)
@@ -63,6 +58,14 @@ def half(at: int) -> np.ndarray:
 def test_a_shifted_boundary_is_met_within_the_tolerance(shift: int, tolerance: float, expected: float) -> None:
     # The diagonal is 141 pixels: 0.03 of it are 4.2 pixels.
     np.testing.assert_array_equal(boundary_f1(half(50), half(50 + shift), 2, tolerance=tolerance), [expected] * 2)
+
+
+@given(LABELS, LABELS, st.floats(0.01, 0.4))
+def test_a_disc_finds_what_distances_find(a: np.ndarray, b: np.ndarray, tolerance: float) -> None:
+    by_disc = boundary_f1(a, b, 3, tolerance=tolerance)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment, "DISC_PX", 0.0)
+        np.testing.assert_array_equal(boundary_f1(a, b, 3, tolerance=tolerance), by_disc)
 
 
 def test_boundary_by_hand() -> None:

@@ -19,11 +19,11 @@ from edgeattn.datasets.annotated import BACKGROUND, Annotated
 from edgeattn.datasets.cards import CardSample
 from edgeattn.datasets.masks import MaskFile
 from edgeattn.errors import SpecError
-from edgeattn.evaluation.segment import IGNORE, Segmentation
+from edgeattn.evaluation.judge import SegmentJudge
+from edgeattn.evaluation.segment import IGNORE, Marks
 from edgeattn.imaging import Picture
 from edgeattn.nn.segment import build_segmenter
 from edgeattn.spec import Spec
-from edgeattn.tasks import segment
 from edgeattn.train import losses
 from edgeattn.train.classmaps import MapViews
 from edgeattn.train.loader import evaluation_batches, normalise
@@ -98,19 +98,16 @@ class Segment:
         """`miou`, `pixel_accuracy` and `boundary_f1`, at the pictures' own size, by the edge's own decoding."""
         model.eval()
         device, spec = next(model.parameters()).device, Spec("segment", recipe.input, tuple(labels))
-        found = Segmentation(labels)
+        judge = SegmentJudge(spec)
         at_once = max(1, EVALUATED // (spec.input.height * spec.input.width))
-        number = 0
+        marks: list[Marks] = []
         with torch.inference_mode():
             for batch_BHW3 in evaluation_batches(pictures, spec.input, at_once):
                 answers = model(normalise(batch_BHW3.to(device))).float().cpu().numpy()
                 for answer in answers:
-                    truth = self.truth(pictures[number][1])
-                    shown = segment.decode({spec.output: answer[None]}, spec, truth.shape)
-                    found.add(truth, shown.class_map)
-                    number += 1
-        scores = found.overlap()
-        return {"miou": scores.miou, "pixel_accuracy": scores.accuracy, "boundary_f1": scores.boundary_f1}
+                    truth = self.truth(pictures[len(marks)][1])
+                    marks.append(judge.marks(truth, judge.answer({spec.output: answer[None]}, truth.shape)))
+        return judge.figures(marks)
 
 
 def pixels(answer_BKhw: Tensor, target_BHW: Tensor) -> tuple[Tensor, Tensor]:
