@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgeattn.deploy.importing import Tried
-    from edgeattn.spec import Task
+    from edgeattn.spec import Spec
 
 
 CHANCE = 1.5
@@ -59,13 +59,14 @@ def import_(
 
     from edgeattn.datasets.folder import natural
     from edgeattn.datasets.labelled import class_folders, labelled_pictures, read_labels
-    from edgeattn.deploy.foreign import metadata, model_file, read_graph
+    from edgeattn.deploy.foreign import metadata, model_file, prototypes_of, read_graph
     from edgeattn.deploy.importing import TRIED, import_model
     from edgeattn.deploy.verify import verify
     from edgeattn.imaging import list_pictures, read_picture
-    from edgeattn.spec import to_json
+    from edgeattn.spec import InputSpec, Spec, to_json
 
-    told = metadata(read_graph(model_file(model)).told)
+    graph = read_graph(model_file(model))
+    told = metadata(graph.told)
     names = read_labels(labels) if labels else told.labels
     measured: Pictures | None = None
     does = as_task(task) or told.task or "classify"
@@ -78,10 +79,11 @@ def import_(
         say(f"labels: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
     if classifies:
         samples = [(sample.path, sample.label) for sample in labelled_pictures(data, names)]
-    elif measured := _annotated(data, does, names, skip_missing=skip_missing):
-        samples = [(path, -1) for path in measured.paths]
     else:
-        samples = [(path, -1) for path in list_pictures(data)]
+        prototypes = prototypes_of(graph) if does == "detect" else ""
+        spec = Spec(does, InputSpec(32, 32), tuple(names), prototypes=prototypes)  # what of it matters to pictures
+        measured = _annotated(data, spec, skip_missing=skip_missing)
+        samples = [(path, -1) for path in (measured.paths if measured else list_pictures(data))]
         if not samples:
             raise DataError(f"{data} holds no pictures; a model is checked on a folder of some: --data DIR")
     chosen = [samples[i] for i in np.random.default_rng(0).permutation(len(samples))[:TRIED]]
@@ -120,14 +122,13 @@ def import_(
         verdict_exit(report)
 
 
-def _annotated(data: Path, task: Task, names: Sequence[str], *, skip_missing: bool) -> Pictures | None:
+def _annotated(data: Path, spec: Spec, *, skip_missing: bool) -> Pictures | None:
     """The pictures with their boxes or masks; None where the folder holds pictures alone, or in class folders."""
     from edgeattn.datasets.kinds import has_no_annotations, recognise
-    from edgeattn.spec import InputSpec, Spec
 
-    if has_no_annotations(data, task) or recognise(data) == "classes":
+    if has_no_annotations(data, spec.task) or recognise(data) == "classes":
         return None
-    return Pictures(data, Spec(task, InputSpec(32, 32), tuple(names)), skip_missing=skip_missing)
+    return Pictures(data, spec, skip_missing=skip_missing)
 
 
 def _table(tried: Sequence[Tried], pictures: int) -> Table:

@@ -22,7 +22,13 @@ NONE = "none"
 """Name of the class folder that holds pictures of none of the labels, beside the spec's own name for that."""
 FLIPS_SHOWN = 5
 """Most pictures named that an artefact answers otherwise than float."""
-OTHERS = {"map": "mAP, of IoU 0.5 to 0.95,", "pixel_accuracy": "right pixels", "boundary_f1": "boundary F1"}
+OTHERS = {
+    "map": "mAP, of IoU 0.5 to 0.95,",
+    "pixel_accuracy": "right pixels",
+    "boundary_f1": "boundary F1",
+    "mask_map50": "mAP50 of masks",
+    "mask_map": "mAP of masks",
+}
 """Names of figures beside the one that a task is judged by."""
 EXIT_CODES = {"passed": 0, "failed": 1, "cannot tell": 3}
 
@@ -148,6 +154,8 @@ class Pictures:
 
         found = annotated_pictures(root, spec, skip_missing=skip_missing)
         taken, self.notes = held_out(found), found.notes
+        if spec.prototypes and not found.map_names:
+            self.notes += (f"{root}: has boxes without outlines, so masks are not judged",)
         if len(taken) < len(found.pictures):
             some = f"measured on its part '{taken[0].part}': {len(taken)} of {len(found.pictures)} pictures"
             self.notes += (f"{root}: {some}",)

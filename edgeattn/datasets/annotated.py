@@ -53,7 +53,7 @@ class Annotated:
     crowd: NDArray[np.bool_]
     """(N,): a region of many objects, which is neither to be learnt nor to be counted as missed (COCO's `iscrowd`)."""
     masks: Masks | None = None
-    """Where the objects are seen, drawn or read when asked."""
+    """Where the objects are seen, drawn or read when asked; with boxes, `Outlines` in their order."""
     part: str = ""
     """`train`, `validation` or `test` where the folder or file says so, else empty."""
     digest: str = ""

@@ -3,16 +3,18 @@
 A box found is right where it overlaps a box of its class that no surer one has taken, by an IoU of at least a threshold.
 Average precision is the mean of the precision (made falling) at 101 recalls; `ap50` takes the threshold 0.5, `ap` is the
 mean over 0.5, 0.55, ..., 0.95. What lies in crowds counts neither way; of each picture and class the surest 100 count.
+Masks are judged in the same way, by the IoU of their pixels.
 
-Legend of shapes: N boxes of a picture, M boxes found in it, P pictures, B sets drawn from them, D boxes found in all of them.
+Legend of shapes: N boxes of a picture, M boxes found in it, H W the picture, P pictures, B sets drawn from them, D boxes found
+in all of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,12 +60,41 @@ class Found(Protocol):
         """(M,): how sure, more is surer."""
 
 
+RunLengths = dict[str, Any]
+"""A mask over its picture, (H, W), as COCO packs it."""
+
+
 class Finding(NamedTuple):
     """A picture's boxes found: `Found`."""
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     scores: NDArray[np.float32]
+    masks: tuple[RunLengths, ...] = ()
+    """One a box, where masks are judged."""
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """The objects of a picture with their masks: `Truth`."""
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    masks: tuple[RunLengths, ...]
+    """One an object."""
+    undrawn: NDArray[np.bool_]
+    """(N,): objects whose outline nobody has drawn; their masks are their boxes, and count neither way, as crowds."""
+
+
+def run_lengths(masks: Iterable[NDArray[np.bool_]]) -> tuple[RunLengths, ...]:
+    """Masks, each (H, W), packed.
+
+    Raises:
+        ExtraMissingError: faster-coco-eval is not installed.
+    """
+    encode = package().mask.encode
+    return tuple(encode(np.asfortranarray(mask, np.uint8)) for mask in masks)
 
 
 @dataclass(frozen=True)
@@ -99,19 +130,50 @@ def average_precision(truths: Sequence[Truth], found: Sequence[Found], names: Se
         DataError: the two differ in length, there are no pictures, or shapes, labels or scores are wrong.
         ExtraMissingError: faster-coco-eval is not installed.
     """
-    coco = package()
-    if len(truths) != len(found) or not truths:
-        raise DataError(f"{len(found)} results for {len(truths)} pictures; give one for each, and one at least")
     there = [entry for i, truth in enumerate(truths, 1) for entry in _true_entries(i, truth, len(names))]
     answers = [entry for i, one in enumerate(found, 1) for entry in _found_entries(i, one, len(names))]
+    return _judged(there, answers, _pictures(truths, found), names, "bbox")
+
+
+def mask_precision(truths: Sequence[Masked], found: Sequence[Finding], names: Sequence[str]) -> Precision:
+    """As `average_precision`, by masks."""
+    there = [
+        entry | {"segmentation": mask, "iscrowd": int(entry["iscrowd"] or undrawn)}
+        for i, one in enumerate(truths, 1)
+        for entry, mask, undrawn in zip(_true_entries(i, one, len(names)), one.masks, one.undrawn, strict=True)
+    ]
+    answers = [
+        entry | {"segmentation": mask}
+        for i, one in enumerate(found, 1)
+        for entry, mask in zip(_found_entries(i, one, len(names)), one.masks, strict=True)
+    ]
+    return _judged(there, answers, _pictures(truths, found), names, "segm")
+
+
+def _pictures(truths: Sequence[Truth], found: Sequence[Found]) -> int:
+    if len(truths) != len(found) or not truths:
+        raise DataError(f"{len(found)} results for {len(truths)} pictures; give one for each, and one at least")
+    return len(truths)
+
+
+def _judged(
+    there: list[dict[str, Any]],
+    answers: list[dict[str, Any]],
+    pictures: int,
+    names: Sequence[str],
+    by: Literal["bbox", "segm"],
+) -> Precision:
+    """What COCO's evaluation says of the entries of so many pictures, and of the answers to them."""
+    coco = package()
     true = coco.COCO(
         {
-            "images": [{"id": i} for i in range(1, len(truths) + 1)],
+            # of masks it asks for sizes, and needs none: they are packed already
+            "images": [{"id": i, "height": 0, "width": 0} for i in range(1, pictures + 1)],
             "annotations": [{**entry, "id": i} for i, entry in enumerate(there, 1)],  # an id of 0 means not matched
             "categories": [{"id": i, "name": name} for i, name in enumerate(names)],
         }
     )
-    judge = coco.COCOeval_faster(true, true.loadRes(answers), "bbox")
+    judge = coco.COCOeval_faster(true, true.loadRes(answers), by)
     judge.params.maxDets = list(MOST)
     judge.evaluate()
     judge.accumulate()

@@ -23,11 +23,14 @@ from edgeattn.evaluation.detect import (
     WRONG,
     ClassPrecision,
     Finding,
+    Masked,
     Truth,
     average_precision,
     drawn_map50,
+    mask_precision,
     package,
     rightness,
+    run_lengths,
 )
 from edgeattn.evaluation.significance import Gate, fall_gate, loss_gate
 from edgeattn.spec import Spec, Task, Thresholds
@@ -175,7 +178,7 @@ def _index(answer: Classification | None) -> int:
 
 
 class DetectJudge(_OfSpec):
-    """Marks are the true boxes and those found."""
+    """Marks are the true boxes and those found, with their masks where the model gives some and the truth has outlines."""
 
     @property
     def kept(self) -> Thresholds:
@@ -191,7 +194,8 @@ class DetectJudge(_OfSpec):
         package()
         if len(told.labels) and not 0 <= told.labels.min() <= told.labels.max() < len(self.spec.labels):
             raise DataError(f"it has label {told.labels.max()}; the bundle knows 0 to {len(self.spec.labels) - 1}")
-        return told
+        outlines = getattr(told, "masks", None) if self.spec.prototypes else None
+        return told if outlines is None else _masked(told, outlines)
 
     def answer(self, outputs: Outputs, size: tuple[int, int]) -> Detections:
         """As `Judge.answer`, with the faint boxes that average precision wants."""
@@ -207,8 +211,10 @@ class DetectJudge(_OfSpec):
 
     def marks(self, truth: Truth, answer: Detections | None) -> tuple[Truth, Finding]:
         """As `Judge.marks`."""
-        nothing = Finding(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32))
-        return truth, Finding(answer.boxes, answer.indices, answer.scores) if answer else nothing
+        if answer is None:
+            return truth, Finding(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        masks = run_lengths(answer.masks.each()) if answer.masks and isinstance(truth, Masked) else ()
+        return truth, Finding(answer.boxes, answer.indices, answer.scores, masks)
 
     def worth(self, marks: tuple[Truth, Finding]) -> float:
         """As `Judge.worth`: F1 of the boxes that are told; 1 where nothing is there and nothing found."""
@@ -233,9 +239,15 @@ class DetectJudge(_OfSpec):
         return int((what == RIGHT).sum()), int((what == WRONG).sum()), int((~truth.crowd).sum())
 
     def figures(self, marks: Sequence[tuple[Truth, Finding]]) -> dict[str, float]:
-        """As `Judge.figures`: mAP50, and mAP over the IoUs 0.5 to 0.95."""
-        precision = average_precision(*_columns(marks), self.spec.labels)
-        return {"map50": precision.map50, "map": precision.map}
+        """As `Judge.figures`: mAP50, and mAP over the IoUs 0.5 to 0.95; of masks too, where all pictures have some."""
+        truths, found = _columns(marks)
+        precision = average_precision(truths, found, self.spec.labels)
+        boxes = {"map50": precision.map50, "map": precision.map}
+        masked = [truth for truth in truths if isinstance(truth, Masked)]
+        if len(masked) < len(truths):
+            return boxes
+        masks = mask_precision(masked, found, self.spec.labels)
+        return boxes | {"mask_map50": masks.map50, "mask_map": masks.map}
 
     def classes(self, marks: Sequence[tuple[Truth, Finding]]) -> tuple[ClassPrecision, ...]:
         """As `Judge.classes`, of those that occur."""
@@ -251,6 +263,15 @@ class DetectJudge(_OfSpec):
         if not objects:
             raise DataError("there are no boxes on the labelled pictures to judge a detector by; give some that have")
         return _fall(float_B, int8_B, bound, len(before), objects)
+
+
+def _masked(told: Truth, outlines: Any) -> Masked:
+    """The objects of a picture with their masks, drawn by `datasets.annotated.Outlines`."""
+    drawn, undrawn = outlines.instances(), np.array([outline is None for outline in outlines.outlines], bool)
+    for i in np.flatnonzero(undrawn):
+        left, top, right, low = np.rint(told.boxes[i]).astype(int)
+        drawn[i, top:low, left:right] = True
+    return Masked(told.boxes, told.labels, told.crowd, run_lengths(drawn), undrawn)
 
 
 def _fall(float_B: NDArray[np.float64], int8_B: NDArray[np.float64], bound: float, n: int, objects: int = 0) -> Gate:

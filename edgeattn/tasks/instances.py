@@ -58,13 +58,16 @@ class Instances:
         """Those at these places."""
         return Instances(self.size, tuple(self.patches[i] for i in places))
 
+    def each(self) -> Iterator[NDArray[np.bool_]]:
+        """One after the other over the whole frame, (H, W)."""
+        for patch in self.patches:
+            mask, (height, width) = np.zeros(self.size, bool), patch.shown.shape
+            mask[patch.y : patch.y + height, patch.x : patch.x + width] = patch.shown
+            yield mask
+
     def whole(self) -> NDArray[np.bool_]:
         """(N, H, W): all of them over the whole frame, which takes a byte a pixel each."""
-        masks = np.zeros((len(self.patches), *self.size), bool)
-        for mask, patch in zip(masks, self.patches, strict=True):
-            height, width = patch.shown.shape
-            mask[patch.y : patch.y + height, patch.x : patch.x + width] = patch.shown
-        return masks
+        return np.stack([*self.each()]) if self.patches else np.zeros((0, *self.size), bool)
 
 
 def mixed(

@@ -101,6 +101,38 @@ def test_masks_of_boxes_come_along(one_each: bool, tmp_path: Path) -> None:
         engine.close()
 
 
+def test_masks_are_judged_where_there_are_outlines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Outlines that take all of a box are met; of those that take an eighth, the boxes alone."""
+    file, told = model(tmp_path / "m.onnx", masks=True), tmp_path / "r.json"
+    cv2.imwrite(str(tmp_path / "a.png"), FRAME)
+    for part, figures in ((1.0, {1.0}), (0.5, {0.0}), (None, {None})):
+        annotations = [
+            {"id": i, "image_id": 1, "category_id": LABELS.index(name), "bbox": [x, y, r - x, low - y]}
+            | ({"segmentation": [[x, y, x + part * (r - x), y, x, y + part * (low - y)]]} if part else {})
+            for i, (name, (x, y, r, low)) in enumerate(BOXES.items(), 1)
+        ]
+        for one in annotations if part == 1.0 else ():
+            x, y, width, height = one["bbox"]
+            one["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+        held = {
+            "images": [{"id": 1, "file_name": "a.png"}],
+            "annotations": annotations,
+            "categories": [{"id": i, "name": name} for i, name in enumerate(LABELS)],
+        }
+        (tmp_path / "a.json").write_text(json.dumps(held))
+        words: tuple[Any, ...] = ("import", file, "--data", tmp_path / "a.json", "--json", told)
+        assert command(*words, monkeypatch=monkeypatch) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        rows = json.loads(told.read_text())["measured"]["results"]
+        assert {row["map50"] for row in rows} == {1.0}
+        assert {row.get("mask_map50") for row in rows} == figures
+        assert ("has boxes without outlines, so masks are not judged" in printed) == (part is None)
+        assert command("verify", tmp_path / "m.edgeattn", "--data", tmp_path / "a.json", monkeypatch=monkeypatch) == 0
+        assert ("mAP50 of masks" in capsys.readouterr().out) == (part is not None)
+
+
 def test_a_file_that_says_nothing_is_told_what_it_does(tmp_path: Path) -> None:
     file = model(tmp_path / "m.onnx")
     silent = onnx.load(file)
