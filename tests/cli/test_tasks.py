@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import squares
 from test_verbs import typed
 
 from edgeattn._cv2 import cv2
 from edgeattn.bundle import load
+from edgeattn.datasets import cards
 from edgeattn.errors import DataError
+from edgeattn.spec import Task
+from edgeattn.tasks import FIGURES
+from edgeattn.train import Recipe, sources
+from edgeattn.workflow import making
 
 COLOURS = {"red": (60, 60, 220), "blue": (220, 90, 40)}
 QUICK = ("--imgsz", "64", "--set", "workers=0", "--set", "batch_size=8", "--attention", "se")
@@ -78,6 +88,63 @@ def test_from_outlines_to_a_run(
     told = [json.loads(line) for line in lines.read_text().splitlines()]
     assert len(told) == 4
     assert all(key in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("task", "written"), [("detect", squares.folder), ("segment", squares.masks)], ids=["boxes", "masks"]
+)
+def test_make_from_boxes_or_masks_to_a_bundle_that_runs(
+    task: Task,
+    written: Callable[[Path, int], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, out, report = written(tmp_path / "set", 56), tmp_path / "out", tmp_path / "report.json"
+    monkeypatch.setattr(making, "plan", lambda recipe, *_: replace(recipe, epochs=1))
+    words = ("make", data, "--out", out, "--model", "pico", "--json", report, *QUICK)
+    code, printed, _ = typed(capsys, monkeypatch, *words)
+    assert code == 0
+    assert f"edgeattn run {out / 'set.edgeattn'} --source 0" in printed
+    told, figure = json.loads(report.read_text()), FIGURES[task].key
+    assert 0 <= told[f"test_{figure}"] <= 1
+    assert 0 <= told[f"validation_{figure}"] <= 1
+    made = load(out / "set.edgeattn")
+    assert (made.spec.task, made.spec.labels[-3:]) == (task, squares.LABELS)
+    assert {(a.engine, a.precision) for a in made.artefacts} >= {("openvino", "int8"), ("onnxruntime", "int8")}
+    words = ("run", made.path, "--source", data / "images", "--sink", "none", "--max-frames", "2")
+    code, printed, _ = typed(capsys, monkeypatch, *words, "--precision", "float")
+    assert code == 0
+
+
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_demo_of_boxes_or_masks(
+    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it, with little of everything."""
+    usual = making.demo_recipe
+
+    def short(seed: int, task: Task = "classify") -> Recipe:
+        return replace(usual(seed, task), imgsz=64, epochs=1, views_per_epoch=32, batch_size=16, workers=0)
+
+    monkeypatch.setattr(making, "demo_recipe", short)
+    monkeypatch.setattr("edgeattn.workflow.demo_recipe", short)
+    monkeypatch.setattr(making, "CLASSIFIER_EPOCHS", 1)
+    for name, few in (("CARDS_HELD_OUT", 16), ("DENSE_HELD_OUT", 16), ("PICTURES", 32)):
+        monkeypatch.setattr(sources, name, few)
+    monkeypatch.setattr(cards, "write_video", functools.partial(cards.write_video, seconds=1.2))
+    verb = importlib.import_module("edgeattn.cli.profile")  # of the package the function has its name
+    monkeypatch.setattr(verb, "profile", functools.partial(verb.profile, samples=5))
+    out, report = tmp_path / "demo", tmp_path / "report.json"
+    code, printed, _ = typed(capsys, monkeypatch, "demo", "--task", task, "--out", out, "--json", report)
+    assert code == 0
+    assert "of the video's frames right" in printed
+    told = json.loads(report.read_text())
+    assert 0 <= told[f"int8_{FIGURES[task].key}"] <= 1
+    assert told["run"]["frames"] == 36
+    assert (out / "cards-attention.mp4").stat().st_size > 0
+    assert load(Path(told["bundle"])).spec.task == task
+    assert (out / "classifier").exists() == (task == "detect"), "what the detector starts from"
 
 
 def test_what_does_not_fit_is_said(
