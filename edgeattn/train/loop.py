@@ -26,7 +26,7 @@ from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
 from edgeattn.tasks import FIGURES
 from edgeattn.timing.bar import progress_bar
-from edgeattn.timing.environment import environment, usable_cores
+from edgeattn.timing.environment import usable_cores
 from edgeattn.train.loader import Batch, Loader, TrainingData, normalise
 from edgeattn.train.losses import is_known
 from edgeattn.train.machine import TRIAL, accelerator, compile_steps, fastest_workers, keep_freed_memory
@@ -34,18 +34,18 @@ from edgeattn.train.objective import Objective
 from edgeattn.train.qat import rounded, unrounded
 from edgeattn.train.recipe import Recipe
 from edgeattn.train.runs import (
-    ATTRIBUTIONS_FILE,
     CHECKPOINT,
     METRICS,
     WEIGHTS,
     Trained,
-    attributions,
     build,
-    keep_recipe,
+    check_parents,
+    clear,
     load_run,
+    resumed,
     save_weights,
     start_from,
-    write_recipe,
+    write_about,
 )
 from edgeattn.train.sources import open_data
 from edgeattn.train.tasks import training_task
@@ -69,25 +69,25 @@ def train(
         progress: show a bar with the time left.
 
     Raises:
-        DataError: pictures, or a teacher, that cannot be trained on.
-        SpecError: the folder holds a run of another recipe, or `recipe` is wrong.
+        DataError: pictures, or a teacher, that cannot be trained on; or a run of another recipe is to be resumed.
+        SpecError: `recipe` is wrong, or builds on the run that it would write over.
         EdgeAttnError: the loss is no longer a number; the last checkpoint stands.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = keep_recipe(recipe, folder, resume)
-    if resume and (folder / WEIGHTS).is_file():
-        return load_run(folder)
+    check_parents(recipe, folder)
+    if resume:
+        recipe = resumed(recipe, folder)
+        if (folder / WEIGHTS).is_file():
+            return load_run(folder)
     data = data or open_data(recipe, folder)
     teacher = open_teacher(recipe.teacher, data.labels) if recipe.teacher != "none" else None
-    run = _Run(recipe, folder, data, teacher)
+    run = _Run(recipe, folder, data, teacher, resume=resume)
     recipe = run.recipe
-    if run.accelerator.is_main_process:
-        write_recipe(recipe, folder)
-        (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
-        (folder / "labels.json").write_text(json.dumps(data.labels))
-        # Kept with the run: what it came from may be moved away, or be named from another working directory.
-        (folder / ATTRIBUTIONS_FILE).write_text(json.dumps(attributions(recipe), indent=1))
+    if run.accelerator.is_main_process:  # not before all is open: what is refused leaves an earlier run as it is
+        if not resume:
+            clear(folder)
+        write_about(recipe, data.labels, folder)
     metrics = run.fit(resume=resume, progress=progress)
     model = run.averaged.cpu().eval()
     if recipe.qat:
@@ -100,7 +100,9 @@ def train(
 
 
 class _Run:
-    def __init__(self, recipe: Recipe, folder: Path, data: TrainingData, teacher: nn.Module | None) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, data: TrainingData, teacher: nn.Module | None, *, resume: bool = False
+    ) -> None:
         keep_freed_memory()
         self.accelerator = accelerator(recipe.precision)
         ranks = self.accelerator.num_processes
@@ -117,7 +119,7 @@ class _Run:
             teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = Objective(recipe, self.model, teacher).to(device)
         self.wrapped: nn.Module = self.objective
-        self.remembered = self._remembered()
+        self.remembered = self._remembered(resume=resume)
         self.step = self.steps = 0
         cores = usable_cores() // ranks
         if recipe.workers < 0:
@@ -138,14 +140,15 @@ class _Run:
         self.wrapped, self.optimizer = self.accelerator.prepare(self.objective, self.optimizer)
         self._averages, self._sources = _floats(self.averaged), _floats(self.model)
 
-    def _remembered(self) -> Remembered | None:
+    def _remembered(self, *, resume: bool) -> Remembered | None:
         """The teacher's answers on disk, where every epoch asks it for the same views and for nothing else."""
+        file = self.folder / f"teacher-{self.accelerator.process_index}.npy"
+        if not resume:
+            file.unlink(missing_ok=True)
         kept = self.recipe.views_kept or int(getattr(self.data.train, "is_fixed", False))
         kept *= self.recipe.task == "classify"  # whose answers are a row a picture
         if not (kept and self.objective.teacher_answers_alone and self.objective.teacher) or self.recipe.mixup:
             return None
-        rank = self.accelerator.process_index
-        file = self.folder / f"teacher-{rank}.npy"
         return Remembered(self.objective.teacher, file, kept * len(self.data.train), len(self.data.labels))
 
     def _fastest_workers(self, batch_size: int, cores: int) -> int:

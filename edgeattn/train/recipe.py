@@ -23,6 +23,8 @@ _CHOICES = {
 }
 
 
+RECIPE = "recipe.json"
+"""The file of a run's folder that keeps it."""
 SIZES: dict[Task, int] = {"classify": 96, "detect": 320, "segment": 320}
 """Side of the input that a task takes when nobody says another, in pixels."""
 BATCHES: dict[Task, int] = {"classify": 64, "detect": 16, "segment": 16}
@@ -157,7 +159,7 @@ class Recipe:
 
 def load_recipe(folder: Path) -> Recipe:
     """The recipe that a run's folder holds."""
-    return from_json(Recipe, json.loads((folder / "recipe.json").read_text()))
+    return from_json(Recipe, json.loads((folder / RECIPE).read_text()))
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:

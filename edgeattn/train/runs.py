@@ -6,6 +6,7 @@ recipe.json  environment.json  labels.json  attributions.json  metrics.jsonl  mo
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from edgeattn.deploy.names import in_attention
-from edgeattn.errors import DataError
+from edgeattn.errors import DataError, SpecError
 from edgeattn.nn.pretrained import ATTRIBUTIONS
 from edgeattn.spec import to_json
+from edgeattn.timing.environment import environment
 from edgeattn.train.qat import folded
-from edgeattn.train.recipe import Recipe, load_recipe
+from edgeattn.train.recipe import RECIPE, Recipe, load_recipe
 from edgeattn.train.tasks import training_task
 
 WEIGHTS = "model.safetensors"
@@ -69,35 +71,37 @@ def load_metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
 
 
-def keep_recipe(recipe: Recipe, folder: Path, resume: bool) -> Recipe:
-    """Write the recipe into a run's folder, and unless it is resumed, clear the folder of an earlier run.
-
-    Returns:
-        The recipe to go on with: a resumed run keeps its number of workers, since sums depend on the number of threads.
+def resumed(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe to go on with in a run's folder: it keeps its number of workers, since sums depend on the number of threads.
 
     Raises:
-        DataError: a run of another recipe is to be resumed.
+        DataError: the folder holds a run of another recipe.
     """
-    kept = folder / "recipe.json"
-    if resume and kept.is_file():
-        before = load_recipe(folder)
-        if recipe.workers < 0:
-            recipe = replace(recipe, workers=before.workers)
-        if replace(before, workers=recipe.workers) != recipe:
-            raise DataError(
-                f"{folder} holds a run of another recipe; resume with the same settings, or choose another --out"
-            )
-    elif not resume:
-        for stale in folder.glob("*"):
-            if stale.name in (WEIGHTS, CHECKPOINT, METRICS) or stale.name.startswith("teacher-"):
-                stale.unlink()
-    write_recipe(recipe, folder)
+    if not (folder / RECIPE).is_file():
+        return recipe
+    before = load_recipe(folder)
+    if recipe.workers < 0:
+        recipe = replace(recipe, workers=before.workers)
+    if replace(before, workers=recipe.workers) != recipe:
+        raise DataError(
+            f"{folder} holds a run of another recipe; resume with the same settings, or choose another --out"
+        )
     return recipe
 
 
-def write_recipe(recipe: Recipe, folder: Path) -> None:
-    """Write a recipe into a run's folder."""
-    (folder / "recipe.json").write_text(json.dumps(to_json(recipe), indent=1))
+def clear(folder: Path) -> None:
+    """Remove what an earlier run has learnt from its folder. Its teacher's answers go when new ones are begun."""
+    for name in (WEIGHTS, CHECKPOINT, METRICS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_about(recipe: Recipe, labels: Sequence[str], folder: Path) -> None:
+    """Write what a run is about to do into its folder: its recipe, where and for which classes, whose weights it builds on."""
+    (folder / RECIPE).write_text(json.dumps(to_json(recipe), indent=1))
+    (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
+    (folder / "labels.json").write_text(json.dumps(labels))
+    # Kept with the run: what it came from may be moved away, or be named from another working directory.
+    (folder / ATTRIBUTIONS_FILE).write_text(json.dumps(attributions(recipe), indent=1))
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
@@ -148,6 +152,22 @@ def start_from(name: str, model: nn.Module) -> None:
     model.load_state_dict(fitting, strict=False)
 
 
+def parents(recipe: Recipe) -> list[str]:
+    """What a run's weights come from besides the pictures: what it starts from, and its teachers."""
+    return sorted({recipe.start, *recipe.teacher.split(",")} - {"none", "zoo"})
+
+
+def check_parents(recipe: Recipe, folder: Path) -> None:
+    """See that a run does not build on what it is about to write over.
+
+    Raises:
+        SpecError: it starts or learns from the run in its own folder.
+    """
+    for parent in parents(recipe):
+        if Path(parent).resolve() == folder.resolve():
+            raise SpecError(f"the run would write over {parent}, which it builds on; choose another --out")
+
+
 def weights_attributions(folder: str | Path) -> list[dict[str, str]]:
     """Sources and licences of the weights that a run started or learnt from, also by way of the runs that these came from."""
     return list(json.loads((Path(folder) / ATTRIBUTIONS_FILE).read_text()))
@@ -159,7 +179,7 @@ def attributions(recipe: Recipe) -> list[dict[str, str]]:
     if recipe.start == "zoo":
         with safe_open(ZOO_WEIGHTS, "pt") as weights:
             found += json.loads(weights.metadata()["attributions"])
-    for parent in sorted({recipe.start, *recipe.teacher.split(",")} - {"none", "zoo"}):
+    for parent in parents(recipe):
         if (Path(parent) / ATTRIBUTIONS_FILE).is_file():
             found += weights_attributions(parent)
         elif parent in ATTRIBUTIONS:

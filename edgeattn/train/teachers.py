@@ -23,6 +23,7 @@ from edgeattn.nn.detector import Detector
 from edgeattn.nn.model import build_model
 from edgeattn.nn.pretrained import TIMM
 from edgeattn.train.distill import freeze
+from edgeattn.train.recipe import RECIPE
 from edgeattn.train.runs import WEIGHTS, load_run
 
 
@@ -51,7 +52,7 @@ def open_teacher(name: str, labels: tuple[str, ...]) -> nn.Module:
             f"there is no teacher {name}; name a finished run's folder, a bundle, an .onnx file, timm:NAME@FILE or "
             "package.module:function"
         )
-    if not (path / WEIGHTS).is_file() and not (path / "recipe.json").is_file():
+    if not (path / WEIGHTS).is_file() and not (path / RECIPE).is_file():
         raise DataError(f"{name} holds neither a run nor a bundle; train a teacher with: edgeattn train --out {name}")
     run = load_run(path)
     _check_labels(name, run.labels, labels)

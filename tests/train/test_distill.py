@@ -205,6 +205,10 @@ def test_a_teacher_is_asked_once_where_the_views_never_change(
     counting.asked = 0
     train(small(photos, teacher="x:y", epochs=4), tmp_path / "changing", progress=False)
     assert counting.asked >= 3 * len(views)
+    other = Counting()
+    monkeypatch.setattr("edgeattn.train.loop.open_teacher", lambda name, labels: other)
+    train(fixed, tmp_path / "fixed", progress=False)
+    assert other.asked >= len(views) / 2, "another teacher's answers are not taken for its own"
     kept = Remembered(counting, tmp_path / "fixed" / "teacher-0.npy", len(views), 3)
     counting.asked = 0
     known = np.flatnonzero(~np.isnan(kept.logits).any(axis=1))[:4]

@@ -313,3 +313,31 @@ def test_compiling_without_a_compiler(photos: Path, tmp_path: Path, monkeypatch:
 def test_precision_may_change_from_run_to_run(photos: Path, tmp_path: Path) -> None:
     for precision in ("float32", "bf16"):
         train(small(photos, epochs=1, precision=precision), tmp_path / precision, progress=False)
+
+
+def test_a_refused_training_leaves_the_earlier_run_as_it_is(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(small(photos, epochs=1), run, progress=False)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    refused: tuple[tuple[dict[str, object], type[EdgeAttnError], str], ...] = (
+        ({"teacher": "nowhere"}, DataError, "there is no teacher"),
+        ({"start": "nowhere"}, DataError, "no weights"),
+        ({"attention": "none", "supervise": "kl"}, SpecError, "has no maps"),
+        ({"teacher": str(run)}, SpecError, r"would write over .*run, which it builds on; choose another --out"),
+        ({"start": f"{tmp_path}/./run"}, SpecError, "would write over"),
+    )
+    for changes, error, said in refused:
+        with pytest.raises(error, match=said):
+            train(small(photos, **changes), run, progress=False)
+        assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_new_run_takes_the_place_of_an_earlier_one_and_of_nothing_else(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "teacher-nano").mkdir()
+    train(small(photos, epochs=2), tmp_path, progress=False)
+    (tmp_path / "checkpoint.pt").write_bytes(b"of an earlier run")
+    trained = train(small(photos, epochs=1), tmp_path, progress=False)
+    assert load_run(tmp_path).recipe == trained.recipe
+    assert len(learned(tmp_path)) == 1
+    assert not (tmp_path / "checkpoint.pt").exists()
+    assert (tmp_path / "teacher-nano").is_dir()
