@@ -65,13 +65,13 @@ def train(
         recipe: every knob.
         folder: the run's folder; made when missing.
         data: pictures in place of those that `recipe.data` names.
-        resume: go on from the folder's checkpoint, or load the finished run.
+        resume: go on from the folder's checkpoint, with another learning rate if need be, or load the finished run.
         progress: show a bar with the time left.
 
     Raises:
         DataError: pictures, or a teacher, that cannot be trained on; or a run of another recipe is to be resumed.
         SpecError: `recipe` is wrong, or builds on the run that it would write over.
-        EdgeAttnError: the loss is no longer a number; the last checkpoint stands.
+        EdgeAttnError: the loss, its gradient or a weight is no longer a number; the last checkpoint stands.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +89,7 @@ def train(
             clear(folder)
         write_about(recipe, data.labels, folder)
     metrics = run.fit(resume=resume, progress=progress)
+    run.check_weights()
     model = run.averaged.cpu().eval()
     if recipe.qat:
         model = unrounded(model)
@@ -240,7 +241,9 @@ class _Run:
                 self.accelerator.backward(loss / len(parts))
             for name, value in (terms | {"loss": loss}).items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(parts)
-        self.accelerator.clip_grad_norm_(self.objective.parameters(), 5.0)
+        norm = self.accelerator.clip_grad_norm_(self.objective.parameters(), 5.0)
+        if not math.isfinite(norm):  # one step with it would leave no weight a number
+            raise self._broken("the gradient is", "the loss still is one")
         self.optimizer.step()
         self.step += 1
         self._average()
@@ -261,11 +264,27 @@ class _Run:
             return
         worst = [name for name, value in terms.items() if not torch.isfinite(value)] or list(terms)
         all_terms = ", ".join(f"{name} {value.item():.3g}" for name, value in terms.items())
-        kept = "the last checkpoint stands" if (self.folder / CHECKPOINT).is_file() else "there was no checkpoint yet"
-        raise EdgeAttnError(
-            f"the loss is no longer a number at step {self.step}: {' and '.join(worst)} ({all_terms}); {kept}; "
-            "lower lr, then train anew, or with --resume"
-        )
+        raise self._broken("the loss is", f"{' and '.join(worst)} ({all_terms})")
+
+    def check_weights(self) -> None:
+        """See that everything that is kept of the nets is a number.
+
+        Raises:
+            EdgeAttnError: something is not; what was kept before stands.
+        """
+        for net in (self.objective, self.averaged):
+            for name, value in net.state_dict().items():
+                if not torch.isfinite(value).all():
+                    raise self._broken("the net is", f"its {name.removeprefix('model.')}")
+
+    def _broken(self, what: str, where: str) -> EdgeAttnError:
+        """The error of a training that cannot go on."""
+        lower = f"a lower learning rate (--set lr={self.recipe.lr / 4:g})"
+        if (self.folder / CHECKPOINT).is_file():
+            remedy = f"the last checkpoint stands; go on from it with --resume and {lower}"
+        else:
+            remedy = f"there was no checkpoint yet; train anew with {lower}"
+        return EdgeAttnError(f"{what} no longer a number at step {self.step}: {where}; {remedy}")
 
     def _lr(self) -> float:
         done = self.step / max(1, self.steps)
@@ -281,6 +300,7 @@ class _Run:
         torch._foreach_lerp_(self._averages, self._sources, 1.0 - keep)
 
     def _checkpoint(self, epoch: int) -> None:
+        self.check_weights()
         state = {
             "epoch": epoch,
             "step": self.step,

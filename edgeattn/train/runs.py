@@ -74,6 +74,9 @@ def load_metrics(folder: Path) -> list[dict[str, float]]:
 def resumed(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe to go on with in a run's folder: it keeps its number of workers, since sums depend on the number of threads.
 
+    A run that is not finished may go on with another learning rate: where the loss was no longer a number, the same one would
+    end there again. Its metrics tell the rate of each epoch.
+
     Raises:
         DataError: the folder holds a run of another recipe.
     """
@@ -82,7 +85,8 @@ def resumed(recipe: Recipe, folder: Path) -> Recipe:
     before = load_recipe(folder)
     if recipe.workers < 0:
         recipe = replace(recipe, workers=before.workers)
-    if replace(before, workers=recipe.workers) != recipe:
+    lr = before.lr if (folder / WEIGHTS).is_file() else recipe.lr
+    if replace(before, workers=recipe.workers, lr=lr) != recipe:
         raise DataError(
             f"{folder} holds a run of another recipe; resume with the same settings, or choose another --out"
         )

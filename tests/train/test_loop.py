@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import shutil
 import signal
@@ -184,7 +185,8 @@ def test_a_loss_that_is_no_number_stops_the_run(photos: Path, tmp_path: Path) ->
     recipe = small(photos, model=f"{__name__}:broken", epochs=2)
     with pytest.raises(
         EdgeAttnError,
-        match=r"no longer a number at step 0: cross_entropy \(cross_entropy nan\); there was no checkpoint yet",
+        match=r"loss is no longer a number at step 0: cross_entropy \(cross_entropy nan\); there was no checkpoint yet; "
+        r"train anew with a lower learning rate \(--set lr=0.002\)",
     ):
         train(recipe, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -194,6 +196,67 @@ def broken(classes: int) -> torch.nn.Module:
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, classes))
     torch.nn.init.constant_(model[2].weight, float("nan"))
     return model
+
+
+class Brittle(torch.nn.Module):
+    """A linear net whose answers, or their gradients, or whose running mean, is no number once, at a chosen step."""
+
+    steps, at, what = 0, 0, ""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, classes)
+        self.register_buffer("running", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.linear(x.mean((2, 3)))
+        if not (self.training and torch.is_grad_enabled()):
+            return answer
+        Brittle.steps += 1
+        if Brittle.steps != Brittle.at:
+            return answer
+        if self.what == "gradient":
+            answer.register_hook(lambda slope: slope * math.nan)
+        if self.what == "net":
+            self.running.fill_(math.nan)
+        return answer * math.nan if self.what == "loss" else answer
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient", "net"])
+def test_the_last_good_checkpoint_is_kept_and_gone_on_from_at_a_lower_rate(
+    what: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeattn.train.loop.CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(Brittle, "steps", 0)
+    monkeypatch.setattr(Brittle, "at", 3)  # of two steps an epoch
+    monkeypatch.setattr(Brittle, "what", what)
+    recipe = small(photos, model=f"{__name__}:Brittle", attention="none", epochs=3, ema=0.0)
+    said = f"{what} is no longer a number at step.*the last checkpoint stands; go on from it with --resume and a lower"
+    with pytest.raises(EdgeAttnError, match=said):
+        train(recipe, tmp_path / "run", progress=False)
+    kept = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert kept["epoch"] == 1
+    assert all(torch.isfinite(value).all() for value in kept["objective"].values())
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    trained = train(replace(recipe, lr=0.002), tmp_path / "run", resume=True, progress=False)
+    first, *others = (line["lr"] for line in learned(tmp_path / "run"))
+    assert len(others) == 2
+    assert max(others) < 0.5 * first
+    assert all(torch.isfinite(value).all() for value in trained.model.state_dict().values())
+    with pytest.raises(DataError, match=r"another recipe"):
+        train(recipe, tmp_path / "run", resume=True, progress=False)
+
+
+def test_a_last_epoch_that_breaks_the_net_saves_none(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Brittle, "steps", 0)
+    monkeypatch.setattr(Brittle, "at", 2)
+    monkeypatch.setattr(Brittle, "what", "net")
+    recipe = small(photos, model=f"{__name__}:Brittle", attention="none", epochs=1)
+    with pytest.raises(EdgeAttnError, match="the net is no longer a number at step 2: its running"):
+        train(recipe, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_starting_from_weights(photos: Path, tmp_path: Path) -> None:
