@@ -5,6 +5,7 @@ A recipe names one method, or several joined by `+`: `dist`, `kd+at`, `dkd+maps`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from edgeattn.errors import NameNotFoundError, SpecError
 from edgeattn.train.losses import at, cwd, dist, dkd, kd, map_kl, mgd, rkd
-from edgeattn.train.watch import Seen
+from edgeattn.train.watch import Seen, exactly
 
 MASKED = 0.65
 """Share of places that `mgd` blanks before the student's features are made whole again."""
@@ -98,10 +99,14 @@ class Distiller(nn.Module):
             self.pairs = pair_blocks(tuple(student.maps), tuple(teacher.maps))
 
     def forward(self, student: Seen, teacher: Seen, label_B: Tensor) -> dict[str, Tensor]:
-        """The weighted loss terms by method."""
-        return {name: METHODS[name].weight * self._term(name, student, teacher, label_B) for name in self.names}
+        """The weighted loss terms by method, in float32; the adapters compute as the nets do."""
+        adapted = {name: adapter(student.features).float() for name, adapter in self.adapters.items()}
+        with exactly(label_B):
+            return {
+                name: METHODS[name].weight * self._term(name, student, teacher, label_B, adapted) for name in self.names
+            }
 
-    def _term(self, name: str, student: Seen, teacher: Seen, label_B: Tensor) -> Tensor:
+    def _term(self, name: str, student: Seen, teacher: Seen, label_B: Tensor, adapted: Mapping[str, Tensor]) -> Tensor:
         logits = student.answer, teacher.answer
         compares = METHODS[name].looks_at == "logits"
         if compares and not len(label_B):  # a batch without boxes, or without a pixel that counts
@@ -123,8 +128,7 @@ class Distiller(nn.Module):
             return rkd(own.mean((2, 3)), other.mean((2, 3)))
         if name == "at":
             return at(own, other)
-        adapted = self.adapters[name](own)
-        return (cwd if name == "cwd" else mgd)(adapted, resize(other, adapted))
+        return (cwd if name == "cwd" else mgd)(adapted[name], resize(other, adapted[name]))
 
 
 def pair_blocks(student: tuple[str, ...], teacher: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

@@ -22,7 +22,7 @@ from edgeattn.train.distill import Distiller, labels_weight, methods, needs, res
 from edgeattn.train.recipe import Recipe
 from edgeattn.train.supervision import SUPERVISIONS
 from edgeattn.train.tasks import training_task
-from edgeattn.train.watch import Seen, watch
+from edgeattn.train.watch import Seen, exactly, watch
 
 ADVERSARIAL_SHARE = 0.5
 """Weight of the terms on adversarial pictures; the others have the rest (the paper's)."""
@@ -101,7 +101,8 @@ class Objective(nn.Module):
             rise = min(1.0, progress / DISTILL_WARMUP)
             compared = None
             if self.answers:
-                compared = self.task.compared(seen.answer, told.answer, target)
+                with exactly(x_BCHW):
+                    compared = self.task.compared(seen.answer, told.answer, target)
                 seen, told = seen._replace(answer=compared.own), told._replace(answer=compared.told)
             taught = self.distiller(seen, told, compared.label if compared else target)
             terms |= {name: rise * term for name, term in taught.items()}
@@ -118,9 +119,10 @@ class Objective(nn.Module):
     def _taught_by_data(self, seen: Seen, target: Tensor, where_Bhw: Tensor, progress: float) -> dict[str, Tensor]:
         smoothing = 0.0 if self.methods else self.recipe.label_smoothing
         weight = labels_weight(self.methods) if self.methods else 1.0
-        terms = {name: weight * term for name, term in self.task.loss(seen.answer, target, smoothing).items()}
-        if self.blocks:
-            terms[self.looking] = self._weight(progress) * self._looking(seen, where_Bhw)
+        with exactly(target):
+            terms = {name: weight * term for name, term in self.task.loss(seen.answer, target, smoothing).items()}
+            if self.blocks:
+                terms[self.looking] = self._weight(progress) * self._looking(seen, where_Bhw)
         return terms
 
     def _looking(self, seen: Seen, where_Bhw: Tensor) -> Tensor:
@@ -150,7 +152,9 @@ class Objective(nn.Module):
         """The pictures, each value moved by `fgsm` grey levels to where the loss rises."""
         leaf_BCHW = x_BCHW.detach().requires_grad_(True)
         with torch.enable_grad():
-            loss = torch.stack(list(self.task.loss(self.model(leaf_BCHW), target, 0.0).values())).sum()
+            answer = watch(self.model, leaf_BCHW).answer
+            with exactly(x_BCHW):
+                loss = torch.stack(list(self.task.loss(answer, target, 0.0).values())).sum()
             (slope_BCHW,) = torch.autograd.grad(loss, leaf_BCHW)
         return (x_BCHW + self.recipe.fgsm / 128 * slope_BCHW.sign()).clamp(-1.0, 127 / 128).detach()
 

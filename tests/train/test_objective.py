@@ -83,6 +83,25 @@ def test_bce_wants_gates() -> None:
         objective(replace(BASE, supervise="bce"), "se")(99 * x, target, where, progress=0.1)
 
 
+@pytest.mark.parametrize(("attention", "supervise"), [("spatial", "bce"), ("se", "kl"), ("coord", "cosine")])
+def test_losses_are_exact_where_the_net_computes_in_bf16(
+    attention: str, supervise: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nearly open gates round to 1 in bf16, and CUDA refuses binary cross entropy there."""
+    made = objective(replace(BASE, supervise=supervise), attention)
+    x, target, where = batch()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        seen = watch(made.model, x, maps=True)
+    open_gates = {path: 0.98 + 0.02 * m / m.amax() for path, m in seen.maps.items()}
+    assert {value.dtype for value in (seen.answer, *seen.maps.values())} == {torch.float32}
+    seen = seen._replace(maps=open_gates)
+    monkeypatch.setattr("edgeattn.train.objective.watch", lambda *_, **__: seen)
+    exact = made(x, target, where, progress=0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = made(x, target, where, progress=0.1)
+    assert {name: term.item() for name, term in found.items()} == {name: term.item() for name, term in exact.items()}
+
+
 def test_what_cannot_be_supervised_is_said() -> None:
     x, target, _ = batch()
     with pytest.raises(SpecError, match=r"attention none has no maps"):
