@@ -1,7 +1,7 @@
 """Does attention pay? A grid of attention x teaching x seed on one data set, at equal cost, with paired intervals.
 
     tar xf cifar10.tar.gz && python tools/evidence.py cifar10 --attention none,wide,se --seeds 5 --epochs 30
-    python tools/evidence.py cifar10 --tables evidence/cifar10.jsonl
+    python tools/evidence.py --tables evidence/cifar10.jsonl
 
 The data is a folder of class folders, or of CIFAR's official binaries. Choices belong on the validation part; the test part is
 looked at once, when a run has ended. Attentions are made as dear as the plain net (`equal_cost_to=plain`) in EdgeMeta's sizes.
@@ -23,20 +23,23 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from edgeattn import workflow
+from edgeattn.deploy.export import recipe_digest
 from edgeattn.errors import EdgeAttnError
 from edgeattn.evaluation.significance import holm, paired_interval, paired_p
 from edgeattn.nn.attention import EMPTY
 from edgeattn.nn.backbone import SIZES
 from edgeattn.nn.cost import cost
+from edgeattn.spec import to_json
 from edgeattn.timing.environment import environment
 from edgeattn.train import Recipe, TrainingData, train
 from edgeattn.train.augment import Augment
 from edgeattn.train.loop import figure
+from edgeattn.train.machine import executed_precision
 from edgeattn.train.runs import load_metrics
 from edgeattn.train.sources import open_data
 
@@ -44,28 +47,61 @@ CIFAR = Augment(
     rotate=0.0, scale=(1.0, 1.0), aspect=1.0, shift=0.125, brightness=0.1, colour=0.1, blur=0.0, noise=0.0, erase=0.5
 )
 """A shift of four pixels, mirroring, now and then a covered part."""
+GRID = Recipe("", imgsz=32, batch_size=128, lr=0.004, label_smoothing=0.1, mixup=0.2, ema=0.05, augment=CIFAR)
+"""What all runs of the grid have in common, but for what the command line says."""
 CONTROLS = ("none", "wide")
+OWN = ("data", "model", "attention", "equal_cost_to", "imgsz", "teacher", "distill", "epochs", "precision", "seed")
+"""Fields of a recipe that a line names by themselves, or that follow from those."""
+HARMLESS = ("workers", "compile")
+"""Fields that change how long a run takes."""
 
 
 def recipe_for(options: argparse.Namespace, attention: str, teach: str, seed: int) -> Recipe:
     """One cell of the grid."""
     matched = options.model in SIZES and attention not in EMPTY and attention not in CONTROLS
     teacher, distill = (options.teacher, teach) if teach != "labels" else ("none", "kd")
-    return Recipe(
-        str(options.data), model=options.model, attention=attention, equal_cost_to="plain" if matched else "",
-        imgsz=options.imgsz, teacher=teacher, distill=distill, epochs=options.epochs, batch_size=128, lr=0.004,
-        label_smoothing=0.1, mixup=0.2, ema=0.05, seed=seed, split_seed=0, augment=CIFAR, precision=options.precision,
-        compile=options.compile,
+    return replace(
+        GRID, data=str(options.data), model=options.model, attention=attention, equal_cost_to="plain" if matched else "",
+        imgsz=options.imgsz, teacher=teacher, distill=distill, epochs=options.epochs, seed=seed,
+        precision=options.precision, compile=options.compile,
     )  # fmt: skip
 
 
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """What else a recipe says otherwise than by default; fields that are new one day change no older line."""
+    told, default = to_json(recipe), to_json(Recipe(""))
+    return {name: told[name] for name in told if name not in OWN + HARMLESS and told[name] != default[name]}
+
+
+UNTOLD = {"imgsz": 32, "teacher": "none", "recipe": settings(GRID)}
+"""What lines hold that do not say so: those that were written before 2026-11-23."""
+
+
 def cell(recipe: Recipe, name: str) -> dict[str, Any]:
-    """What tells a run on the data set called `name` apart from others."""
+    """What tells a run on the data set called `name`, on this machine, apart from others."""
     teach = recipe.distill if recipe.teacher != "none" else "labels"
     return {
         "dataset": name, "model": recipe.model, "attention": recipe.attention, "teach": teach, "epochs": recipe.epochs,
-        "seed": recipe.seed, "precision": recipe.precision,
+        "seed": recipe.seed, "precision": executed_precision(recipe.precision), "imgsz": recipe.imgsz,
+        "teacher": recipe.teacher, "recipe": settings(recipe),
     }  # fmt: skip
+
+
+def arms(options: argparse.Namespace) -> list[str]:
+    """The attentions to run; a model without perceptrons to widen has no `wide`."""
+    asked = str(options.attention).split(",")
+    if options.model in SIZES or "wide" not in asked:
+        return asked
+    print(f"without the arm wide: {options.model} has no perceptrons that could be wider", flush=True)
+    return [attention for attention in asked if attention != "wide"]
+
+
+def folder_of(recipe: Recipe, name: str, runs: Path) -> Path:
+    """Where a cell's run lies: what is not as in most grids has a place of its own."""
+    told = cell(recipe, name)
+    other = {key: told[key] for key in UNTOLD if told[key] != UNTOLD[key]}
+    grid = f"{name}-{recipe.model}-{recipe.epochs}" + (f"-{recipe_digest(other)[:8]}" if other else "")
+    return runs / grid / f"{recipe.attention}-{told['teach']}-{recipe.seed}"
 
 
 def run_once(
@@ -137,44 +173,67 @@ def revision() -> str:
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
-    """The finished runs of a file."""
-    return [json.loads(text) for text in file.read_text().splitlines() if text.strip()] if file.is_file() else []
+    """The finished runs of a file, each with all that `cell` tells."""
+    if not file.is_file():
+        return []
+    told = [UNTOLD | json.loads(text) for text in file.read_text().splitlines() if text.strip()]
+    # Before what was executed was told, it was what was asked; all that was asked to be `auto` ran on processors.
+    return [line | {"precision": "float32"} if line["precision"] == "auto" else line for line in told]
+
+
+class Arm(NamedTuple):
+    """What is compared on the same seeds."""
+
+    attention: str
+    teach: str
+    teacher: str
 
 
 def table(rows: Sequence[dict[str, Any]], prices: dict[str, float]) -> Iterator[dict[str, str]]:
-    """A row for each arm: accuracy with its interval, the paired difference to both controls, int8, maps, price."""
-    groups = sorted({(r["dataset"], r["model"], r["epochs"]) for r in rows})
-    for dataset, model, epochs in groups:
-        own = [r for r in rows if (r["dataset"], r["model"], r["epochs"]) == (dataset, model, epochs)]
-        arms = sorted({(r["attention"], r["teach"]) for r in own}, key=lambda a: (a[0] not in CONTROLS, a))
-        by = {arm: {r["seed"]: r for r in own if (r["attention"], r["teach"]) == arm} for arm in arms}
-        against = {control: _paired(by, control) for control in CONTROLS}
-        for arm in arms:
+    """A row for each arm: accuracy with its interval, paired differences, int8, maps, price.
+
+    Runs are compared with their like alone: on the same data, of the same model, size, length, precision and recipe. An arm
+    is compared with both controls taught likewise, and where it has a teacher, with itself taught by the labels.
+    """
+    groups: dict[tuple[Any, ...], dict[Arm, dict[int, dict[str, Any]]]] = {}
+    for r in rows:
+        recipe = recipe_digest(r["recipe"])[:8]
+        group = (r["dataset"], r["model"], r["imgsz"], r["epochs"], r["precision"], recipe)
+        arm = Arm(r["attention"], r["teach"], r["teacher"])
+        groups.setdefault(group, {}).setdefault(arm, {})[r["seed"]] = r
+    for group, by in sorted(groups.items()):
+        against = {f"against {control}": _paired(by, attention=control) for control in CONTROLS}
+        against["against labels"] = _paired(by, teach="labels", teacher="none")
+        for arm in sorted(by, key=lambda arm: (arm.attention not in CONTROLS, arm)):
             runs = list(by[arm].values())
             mean, half = paired_interval(np.array([100 * r["test_top1"] for r in runs]))
-            row = {
-                "dataset": dataset, "model": model, "epochs": str(epochs), "attention": arm[0], "taught by": arm[1],
+            row = dict(
+                zip(("dataset", "model", "imgsz", "epochs", "precision", "recipe"), map(str, group), strict=True)
+            )
+            row |= {
+                "attention": arm.attention,
+                "taught by": arm.teach if arm.teacher == "none" else f"{arm.teach} of {arm.teacher}",
                 "n": str(len(runs)), "test top-1 %": _with(mean, half),
             }  # fmt: skip
-            for control in CONTROLS:
-                row[f"against {control}"] = against[control].get(arm, "-")
+            row |= {name: gains.get(arm, "-") for name, gains in against.items()}
             for engine in ("onnxruntime", "openvino"):
-                int8 = [r["int8"][engine] for r in runs if "int8" in r]
-                row[f"int8 {engine} %"] = f"{100 * np.mean([i['top1'] for i in int8]):.2f}" if int8 else "-"
+                int8 = [100 * r["int8"][engine]["top1"] for r in runs if engine in r.get("int8", {})]
+                fewer = f" (n {len(int8)})" if len(int8) < len(runs) else ""
+                row[f"int8 {engine} %"] = f"{np.mean(int8):.2f}{fewer}" if int8 else "-"
             drift = [i["map_js"] for r in runs for i in r.get("int8", {}).values() if i["map_js"] is not None]
             row["maps moved"] = f"{np.median(drift):.3f}" if drift else "-"
-            row["price"] = f"{prices[arm[0]]:.2f}" if arm[0] in prices else "-"
+            row["price"] = f"{prices[arm.attention]:.2f}" if arm.attention in prices else "-"
             yield row
 
 
-def _paired(by: dict[tuple[str, str], dict[int, dict[str, Any]]], control: str) -> dict[tuple[str, str], str]:
-    """Each arm's gain over a control taught likewise, seed by seed; p corrected for the number of arms."""
+def _paired(by: dict[Arm, dict[int, dict[str, Any]]], **other: str) -> dict[Arm, str]:
+    """Each arm's gain over the one that is otherwise in this alone, seed by seed; p corrected for the number of arms."""
     gains = {}
-    for (attention, teach), runs in by.items():
-        base = by.get((control, teach), {})
+    for arm, runs in by.items():
+        base = by.get(arm._replace(**other), {})
         shared = sorted(runs.keys() & base.keys())
-        if attention != control and len(shared) >= 2:
-            gains[attention, teach] = np.array([100 * (runs[s]["test_top1"] - base[s]["test_top1"]) for s in shared])
+        if base is not runs and len(shared) >= 2:
+            gains[arm] = np.array([100 * (runs[s]["test_top1"] - base[s]["test_top1"]) for s in shared])
     corrected = holm([paired_p(gain) for gain in gains.values()])
     told = {}
     for (arm, gain), p in zip(gains.items(), corrected, strict=True):
@@ -216,7 +275,7 @@ def write_tables(file: Path, prices_file: Path | None) -> None:
 def main() -> None:
     """Run what is not there yet, or print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="class folders, or CIFAR's binaries")
+    parser.add_argument("data", type=Path, nargs="?", help="class folders, or CIFAR's binaries; not with --tables")
     parser.add_argument("--name", help="of the data set in the results (default: the folder's)")
     parser.add_argument("--attention", default="none,wide,se", help="arms, by commas (default: %(default)s)")
     parser.add_argument("--model", default="pico", help="pico, nano, tiny, small or resnet20 (default: %(default)s)")
@@ -237,17 +296,19 @@ def main() -> None:
     if options.tables:
         write_tables(options.tables, options.prices)
         return
+    if options.data is None:
+        parser.error("name the data: class folders, or CIFAR's binaries")
     name = options.name or options.data.resolve().name
     file = options.results / f"{name}.jsonl"
     # Once for all, and not where nothing is left to run.
     open_it = functools.cache(lambda: open_data(recipe_for(options, "none", "labels", 0), options.runs))
+    asked = arms(options)
     # Seed by seed, so that an interrupted grid has whole pairs.
     for seed in range(options.seeds):
         for teach in options.teach.split(","):
-            for attention in options.attention.split(","):
+            for attention in asked:
                 recipe = recipe_for(options, attention, teach, seed)
-                folder = options.runs / f"{name}-{options.model}-{options.epochs}" / f"{attention}-{teach}-{seed}"
-                run_once(recipe, folder, open_it, name, file)
+                run_once(recipe, folder_of(recipe, name, options.runs), open_it, name, file)
 
 
 if __name__ == "__main__":

@@ -22,16 +22,25 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Names of glibc's malloc.h."""
 
 
+def executed_precision(precision: str) -> str:
+    """What a recipe's precision is on this machine: `float32`, or `bf16` where nets compute in it."""
+    cuda = torch.cuda.is_available()
+    return (
+        "bf16"
+        if precision == "bf16" or (precision == "auto" and cuda and torch.cuda.is_bf16_supported())
+        else "float32"
+    )
+
+
 def accelerator(precision: str) -> Accelerator:
     """One for the processes that there are.
 
     Raises:
         EdgeAttnError: the processes that were started have not found each other.
     """
-    cuda = torch.cuda.is_available()
-    mixed = precision == "bf16" or (precision == "auto" and cuda and torch.cuda.is_bf16_supported())
     AcceleratorState._reset_state()  # it outlives a run, and refuses the next one another precision
-    found = Accelerator(cpu=not cuda, mixed_precision="bf16" if mixed else "no")
+    mixed = executed_precision(precision) == "bf16"
+    found = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if mixed else "no")
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if found.num_processes != asked:  # on a CPU it can happen that each goes its own way
         raise EdgeAttnError(
