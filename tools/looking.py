@@ -4,7 +4,8 @@
 
 Each seed trains two nets alike but for the supervision of their maps, from the zoo's weights, and measures the exported float
 file on validation cards: share of the mean map's attention that lies on the card, share of right answers. Prints the paired
-differences with their 95 % intervals (Student's t over the seeds). Resumes where it was interrupted.
+differences with their 95 % intervals (Student's t over the seeds). Resumes where it was interrupted; other options want another
+--out, but for the number of cards.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from edgeattn import workflow
 from edgeattn.datasets.cards import Cards
 from edgeattn.deploy.verify import verify
 from edgeattn.evaluation.significance import paired_interval
+from edgeattn.spec import to_json
 from edgeattn.train import Recipe, train
 from edgeattn.train.sources import open_data
 
@@ -35,6 +37,17 @@ def measure(recipe: Recipe, folder: Path, cards: int) -> dict[str, float]:
     (result,) = verify(bundle, shown, engines=["onnxruntime"], precisions=["float"]).results
     assert result.figure is not None
     return {"top1": round(result.figure, 4)} | {name: round(value, 4) for name, value in result.looking.items()}
+
+
+def measured(recipe: Recipe, folder: Path, cards: int) -> dict[str, float]:
+    """As `measure`; what was measured before of the same recipe on as many cards is read."""
+    file = folder / "measured.json"
+    asked = json.loads(json.dumps({"recipe": to_json(recipe), "cards": cards}))
+    held = json.loads(file.read_text()) if file.is_file() else {}
+    if held.get("asked") != asked:
+        held = {"asked": asked, "found": measure(recipe, folder, cards)}
+        file.write_text(json.dumps(held))
+    return dict(held["found"])
 
 
 def main() -> None:
@@ -61,11 +74,7 @@ def main() -> None:
         row: dict[str, object] = {"seed": seed, "attention": options.attention, "views": options.views}
         for recipe in (plain, taught):
             folder = options.out / f"{options.attention}-{recipe.supervise}-{seed}"
-            file = folder / "measured.json"
-            if not file.is_file():
-                found = measure(recipe, folder, options.cards)
-                file.write_text(json.dumps(found))
-            row[recipe.supervise] = json.loads(file.read_text())
+            row[recipe.supervise] = measured(recipe, folder, options.cards)
         rows.append(row)
         print(json.dumps(row), flush=True)
     for name, unit in (("energy_inside", "points of attention inside"), ("top1", "points of top-1")):
