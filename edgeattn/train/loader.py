@@ -7,6 +7,7 @@ one would have seen.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -49,6 +50,12 @@ class View(NamedTuple):
     """Where to look on it, (H, W); None in data that never tells."""
 
 
+def cut(pictures: int, parts: int) -> list[slice]:
+    """Where each part of so many pictures lies; the same for the processes of a step and for what one process accumulates."""
+    bounds = [pictures * i // parts for i in range(parts + 1)]
+    return [slice(*ends) for ends in itertools.pairwise(bounds)]
+
+
 class Batch(NamedTuple):
     """What a step reads."""
 
@@ -67,8 +74,8 @@ class Batch(NamedTuple):
 
     def parts(self, count: int) -> list[Batch]:
         """The batch in `count` parts of consecutive pictures, as far as there are so many."""
-        chunks = [value.chunk(count) for value in self]
-        return [Batch(*values) for values in zip(*chunks, strict=True)]
+        pictures = len(self.pictures)
+        return [Batch(*(value[part] for value in self)) for part in cut(pictures, min(count, pictures))]
 
 
 class Views(Protocol):
@@ -261,9 +268,9 @@ class _Order(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
         rank, ranks = self.part
-        low, high = (self.batch_size * i // ranks for i in (rank, rank + 1))
+        own = cut(self.batch_size, ranks)[rank]
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield [(self.epoch, int(index)) for index in order[start + low : start + high]]
+            yield [(self.epoch, int(index)) for index in order[start : start + self.batch_size][own]]
 
 
 class Loader:

@@ -1,7 +1,8 @@
 """The one training loop: data -> augment -> student, teacher without gradients -> named loss terms -> step.
 
 A run's folder (see `runs`) holds the last checkpoint, from which a killed run resumes bit for bit. Started by `torchrun`, every
-process works on its part of each batch, and the first one writes.
+process works on its part of each batch, and the first one writes: what one process writes that accumulates the same parts, but
+for what is drawn in the net (dropout, the places that `mgd` blanks) and what quantization-aware training counts.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from edgeattn.train.losses import is_known
 from edgeattn.train.machine import TRIAL, accelerator, compile_steps, fastest_workers, keep_freed_memory
 from edgeattn.train.objective import Objective
 from edgeattn.train.qat import rounded, unrounded
+from edgeattn.train.ranks import Statistics
 from edgeattn.train.recipe import Recipe
 from edgeattn.train.runs import (
     CHECKPOINT,
@@ -134,6 +136,7 @@ class _Run:
             data.train, batch_size=recipe.batch_size, seed=recipe.seed, workers=recipe.workers,
             part=(self.accelerator.process_index, ranks), kept=recipe.views_kept, stack=self.task.stack,
         )  # fmt: skip
+        self.statistics = Statistics(self.model, self.accelerator.process_index, ranks)
         self.steps = recipe.epochs * len(self.loader)
         self.peak_lr = recipe.lr * self.loader.batch_size / 64
         groups = _groups(self.objective, recipe.weight_decay)
@@ -221,15 +224,18 @@ class _Run:
             for name, value in self.advance(batch.to(self.accelerator.device)).items():
                 sums[name] = sums.get(name, 0.0) + value
             bar.advance(task)
-        told = {name: value / len(self.loader) for name, value in sums.items()} | {"lr": self._lr()}
+        own = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.accelerator.device) / len(self.loader)
+        means = self.accelerator.reduce(own, "mean").tolist()  # over the processes
+        told = dict(zip(sums, means, strict=True)) | {"lr": self._lr()}
         took_s = time.perf_counter() - began
         return told | {"data_wait": waited_s / took_s, "seconds": round(took_s, 1)}
 
     def advance(self, batch: Batch) -> dict[str, float]:
-        """One step; returns the named loss terms."""
+        """One step; returns the named loss terms of this process's part."""
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr()
         self.optimizer.zero_grad()
+        self.statistics.keep()
         parts = batch.parts(self.recipe.accumulate)
         sums: dict[str, float] = {}
         for i, part in enumerate(parts):
@@ -246,6 +252,7 @@ class _Run:
             raise self._broken("the gradient is", "the loss still is one")
         self.optimizer.step()
         self.step += 1
+        self.statistics.share()
         self._average()
         if self.recipe.supervise != "none":
             sums["told_where"] = float(is_known(batch.where).float().mean())

@@ -10,6 +10,7 @@ import shutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from edgeattn.errors import EdgeAttnError
@@ -40,7 +41,10 @@ def accelerator(precision: str) -> Accelerator:
     """
     AcceleratorState._reset_state()  # it outlives a run, and refuses the next one another precision
     mixed = executed_precision(precision) == "bf16"
-    found = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if mixed else "no")
+    found = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision="bf16" if mixed else "no",
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],  # see `ranks`
+    )  # fmt: skip
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if found.num_processes != asked:  # on a CPU it can happen that each goes its own way
         raise EdgeAttnError(

@@ -15,7 +15,7 @@ import torch
 
 from edgeattn.errors import DataError
 from edgeattn.spec import to_json
-from edgeattn.train import Recipe
+from edgeattn.train import Recipe, load_run, train
 from edgeattn.train.loader import Loader
 from edgeattn.train.sources import open_data
 
@@ -46,7 +46,8 @@ for epoch in range(1000):
 rank = run.accelerator.process_index
 torch.save(
     {"world": run.accelerator.num_processes, "initialized": dist.is_initialized() and dist.get_world_size(),
-     "parameters": {k: v.detach() for k, v in run.model.named_parameters()}},
+     "parameters": {k: v.detach() for k, v in run.model.named_parameters()},
+     "averaged": {k: v for k, v in run.averaged.state_dict().items() if v.is_floating_point()}},
     folder / f"rank-{rank}.pt",
 )
 if dist.is_initialized():
@@ -69,7 +70,7 @@ def started(command: list[str], recipe: Recipe, folder: Path) -> None:
 def test_two_ranks_equal_one_process_that_accumulates(tmp_path: Path) -> None:
     photos = discs.write(tmp_path / "photos", 20)
     recipe = Recipe(
-        str(photos), attention="coord", imgsz=32, epochs=30, batch_size=16, workers=0, mixup=0.5, precision="float32"
+        str(photos), attention="coord", imgsz=32, epochs=30, batch_size=15, workers=0, mixup=0.5, precision="float32"
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
     started(torchrun, recipe, tmp_path / "two")
@@ -79,18 +80,24 @@ def test_two_ranks_equal_one_process_that_accumulates(tmp_path: Path) -> None:
     for rank in (0, 1):
         two = torch.load(tmp_path / "two" / f"rank-{rank}.pt", weights_only=True)
         assert (two["world"], two["initialized"]) == (2, 2)
-        worst = max(float((two["parameters"][k] - v).abs().max()) for k, v in one["parameters"].items())
-        assert worst <= 1e-5
+        for kind in ("parameters", "averaged"):  # what is trained, and what is saved with its running statistics
+            worst = max(float((two[kind][k] - v).abs().max()) for k, v in one[kind].items())
+            assert worst <= 1e-5, kind
+        assert any("running_var" in name for name in two["averaged"])
 
 
-def test_each_process_reads_its_part_of_every_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch_size", [8, 9])
+def test_each_process_reads_the_part_of_every_batch_that_one_accumulates(batch_size: int, tmp_path: Path) -> None:
     views = open_data(Recipe(str(discs.write(tmp_path / "photos", 10)), imgsz=32), tmp_path).train
-    whole = [b.places.tolist() for b in Loader(views, batch_size=8, seed=1, workers=0).epoch(3)]
+    whole = [
+        [part.places.tolist() for part in batch.parts(2)]
+        for batch in Loader(views, batch_size=batch_size, seed=1, workers=0).epoch(3)
+    ]
     halves = [
-        [b.places.tolist() for b in Loader(views, batch_size=8, seed=1, workers=0, part=(rank, 2)).epoch(3)]
+        [b.places.tolist() for b in Loader(views, batch_size=batch_size, seed=1, workers=0, part=(rank, 2)).epoch(3)]
         for rank in (0, 1)
     ]
-    assert [a + b for a, b in zip(*halves, strict=True)] == whole
+    assert [[a, b] for a, b in zip(*halves, strict=True)] == whole
     assert all(len(a) == 4 for a in halves[0])
     with pytest.raises(DataError, match="too few for 8 processes"):
         Loader(views, batch_size=8, seed=1, workers=0, part=(0, 8))
@@ -111,4 +118,9 @@ def test_a_whole_training_by_torchrun_leaves_one_run(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "run" / "model.safetensors").is_file()
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    told = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    recipe = replace(load_run(tmp_path / "run").recipe, accumulate=2)
+    alone = train(recipe, tmp_path / "alone", progress=False)
+    assert len(told) == 2
+    assert told[-1]["cross_entropy"] == pytest.approx(alone.metrics["cross_entropy"], abs=1e-4), "of both halves"
+    assert told[-1]["validation_top1"] == alone.metrics["validation_top1"]
