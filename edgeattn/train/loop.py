@@ -83,7 +83,7 @@ def train(
         if (folder / WEIGHTS).is_file():
             return load_run(folder)
     data = data or open_data(recipe, folder)
-    teacher = open_teacher(recipe.teacher, data.labels) if recipe.teacher != "none" else None
+    teacher = open_teacher(recipe, data.labels) if recipe.teacher != "none" else None
     run = _Run(recipe, folder, data, teacher, resume=resume)
     recipe = run.recipe
     if run.accelerator.is_main_process:  # not before all is open: what is refused leaves an earlier run as it is
@@ -343,7 +343,7 @@ def told(recipe: Recipe, metrics: Mapping[str, float]) -> str:
 
 def views_per_second(recipe: Recipe, data: TrainingData, folder: Path, steps: int = 6) -> tuple[float, int]:
     """Training speed on this machine, by a few steps of a run that is thrown away, and the number of workers it had."""
-    teacher = open_teacher(recipe.teacher, data.labels) if recipe.teacher != "none" else None
+    teacher = open_teacher(recipe, data.labels) if recipe.teacher != "none" else None
     trial = _Run(replace(recipe, epochs=1000), folder, data, teacher)
     trial.objective.train()
     batches = (batch for epoch in range(1000) for batch in trial.loader.epoch(epoch))

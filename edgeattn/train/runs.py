@@ -99,9 +99,14 @@ def clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def write_recipe(recipe: Recipe, folder: Path) -> None:
+    """Write a recipe into a run's folder."""
+    (folder / RECIPE).write_text(json.dumps(to_json(recipe), indent=1))
+
+
 def write_about(recipe: Recipe, labels: Sequence[str], folder: Path) -> None:
     """Write what a run is about to do into its folder: its recipe, where and for which classes, whose weights it builds on."""
-    (folder / RECIPE).write_text(json.dumps(to_json(recipe), indent=1))
+    write_recipe(recipe, folder)
     (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
     (folder / "labels.json").write_text(json.dumps(labels))
     # Kept with the run: what it came from may be moved away, or be named from another working directory.

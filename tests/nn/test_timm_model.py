@@ -10,6 +10,7 @@ from with_timm import timm_module
 
 from edgeattn.errors import DataError, NameNotFoundError
 from edgeattn.nn import build_model
+from edgeattn.train import Recipe
 from edgeattn.train.teachers import open_teacher
 from edgeattn.train.watch import watch
 
@@ -30,7 +31,7 @@ def test_a_model_of_timm_sees_what_timm_shows_it(tmp_path: Path) -> None:
         torch.testing.assert_close(seen.answer, ours(x))
         assert seen.features is not None
         assert seen.features.ndim == 4
-        teacher = open_teacher(f"timm:{NAME}@{tmp_path / 'w.pth'}", ("a", "b", "c"))
+        teacher = open_teacher(Recipe("none", teacher=f"timm:{NAME}@{tmp_path / 'w.pth'}"), ("a", "b", "c"))
         torch.testing.assert_close(teacher(x), ours(x))
     assert not any(p.requires_grad for p in teacher.parameters())
 
@@ -42,7 +43,7 @@ def test_timm_models_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there are no weights nowhere\.pth"):
         build_model(f"timm:{NAME}@nowhere.pth", 3)
     with pytest.raises(DataError, match="has learnt nothing; name its checkpoint"):
-        open_teacher(f"timm:{NAME}", ("a", "b"))
+        open_teacher(Recipe("none", teacher=f"timm:{NAME}"), ("a", "b"))
     torch.save({"x": torch.zeros(1)}, tmp_path / "w.pth")
     with pytest.raises(DataError, match="are not those of"):
         build_model(f"timm:{NAME}@{tmp_path / 'w.pth'}", 3)

@@ -42,6 +42,10 @@ def small(photos: Path, **changes: object) -> Recipe:
     return replace(Recipe(str(photos), attention="se", imgsz=32, epochs=3, batch_size=16, workers=0), **changes)  # type: ignore[arg-type]
 
 
+def opened(teacher: str | Path, labels: tuple[str, ...] = LABELS, **changes: object) -> nn.Module:
+    return open_teacher(small(Path("none"), teacher=str(teacher), **changes), labels)
+
+
 def seen(net: nn.Module, *, maps: bool = False, features: bool = False) -> Seen:
     torch.manual_seed(0)
     return watch(net.eval(), torch.randn(6, 3, 32, 32), maps=maps, features=features)
@@ -131,37 +135,95 @@ def test_a_bundle_and_its_onnx_file_teach_as_the_net_itself(teacher: Trained, tm
     with torch.no_grad():
         expected = teacher.model(x)
         for name in (bundle.path, bundle.path / "float.onnx"):
-            torch.testing.assert_close(open_teacher(str(name), LABELS)(x), expected, atol=1e-3, rtol=1e-3)
+            torch.testing.assert_close(opened(name)(x), expected, atol=1e-3, rtol=1e-3)
 
 
 class Plain(nn.Sequential):
     def __init__(self, classes: int) -> None:
-        super().__init__(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, classes))
+        super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes))
 
 
-def test_a_float_onnx_of_another_tool_teaches(photos: Path, tmp_path: Path) -> None:
-    net = Plain(3).eval()
+def save(net: Plain, file: Path, shape: tuple[int | str, ...] = ("n", 3, 32, 32), *, softmax: bool = False) -> Path:
+    """Write it as another tool would."""
     nodes = [
-        helper.make_node("AveragePool", ["x"], ["pooled"], kernel_shape=[8, 8], strides=[8, 8]),
-        helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "w", "b"], ["logits"], transB=1),
+        helper.make_node("ReduceMean", ["x"], ["means"], axes=[1, 2] if shape[3] == 3 else [2, 3], keepdims=0),
+        helper.make_node("Gemm", ["means", "w", "b"], ["logits"], transB=1),
+        *([helper.make_node("Softmax", ["logits"], ["shares"], axis=1)] if softmax else []),
     ]
     weights = [
         numpy_helper.from_array(p.detach().numpy(), name) for p, name in zip(net[2].parameters(), "wb", strict=True)
     ]
     graph = helper.make_graph(
         nodes, "net",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 32, 32])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("shares" if softmax else "logits", TensorProto.FLOAT, [shape[0], 3])],
         weights,
     )  # fmt: skip
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "net.onnx"
-    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), file)
+    return file
+
+
+def test_of_a_last_softmax_the_logits_are_taken(tmp_path: Path) -> None:
+    net = Plain(3).eval()
+    x = torch.randn(4, 3, 32, 32)
+    found = opened(save(net, tmp_path / "shares.onnx", softmax=True))(x)
+    torch.testing.assert_close(found, net(x).detach().log_softmax(1), atol=1e-4, rtol=1e-4)
+
+
+class Shares(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(1)
+
+
+class Seven(Plain):
+    def __init__(self, classes: int) -> None:
+        super().__init__(7)
+
+
+class Pair(Plain):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(x), x
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Seven", r"teacher .*:Seven gives \(2, 7\) for two pictures, and the data has 3 classes"),
+        ("Plain,Seven", r"teacher [^,]*:Seven gives \(2, 7\)"),
+        ("Pair", r"gives tuple for two pictures, which is no answer to classify"),
+        ("Shares", r"gives probabilities; leave out its softmax"),
+    ],
+)
+def test_what_a_teacher_answers_is_looked_at_once(name: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        opened(",".join(f"{__name__}:{part}" for part in name.split(",")))
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        (("n", 32, 32, 3), r"net.onnx takes pictures of 3 x 32, the recipe has 32 x 32"),
+        ((8, 3, 32, 32), r"teacher .*net.onnx fails on two pictures \(2, 3, 32, 32\): .*Got: 2 Expected: 8"),
+        (("n", 3, 32, 48), r"takes pictures of 48 x 32, the recipe has 32 x 32; train at its size"),
+    ],
+)
+def test_an_onnx_file_that_takes_other_pictures_is_no_teacher(
+    shape: tuple[int | str, ...], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=said):
+        opened(save(Plain(3), tmp_path / "net.onnx", shape))
+
+
+def test_a_teacher_of_pictures_that_are_not_square(tmp_path: Path) -> None:
+    teacher = opened(save(Plain(3), tmp_path / "wide.onnx", ("n", 3, 32, 48)), imgsz=48, height=32)
+    assert teacher(torch.zeros(2, 3, 32, 48)).shape == (2, 3)
+
+
+def test_a_float_onnx_of_another_tool_teaches(photos: Path, tmp_path: Path) -> None:
+    net = Plain(3).eval()
+    save(net, tmp_path / "net.onnx")
     x = torch.randn(3, 3, 32, 32)
-    torch.testing.assert_close(OnnxTeacher(tmp_path / "net.onnx", 3)(x), net(x).detach(), atol=1e-4, rtol=1e-4)
-    with pytest.raises(DataError, match=r"has 3 classes, the data 4"):
-        OnnxTeacher(tmp_path / "net.onnx", 4)
+    torch.testing.assert_close(OnnxTeacher(tmp_path / "net.onnx")(x), net(x).detach(), atol=1e-4, rtol=1e-4)
     metrics = train(
         small(photos, teacher=str(tmp_path / "net.onnx"), epochs=1), tmp_path / "run", progress=False
     ).metrics
@@ -170,7 +232,7 @@ def test_a_float_onnx_of_another_tool_teaches(photos: Path, tmp_path: Path) -> N
     assert told["licence"] == "not known"
     (tmp_path / "bad.onnx").write_bytes(b"no")
     with pytest.raises(DataError, match=r"bad.onnx cannot be opened as a teacher"):
-        open_teacher(str(tmp_path / "bad.onnx"), LABELS)
+        opened(tmp_path / "bad.onnx")
 
 
 def test_several_teachers_speak_as_the_mean_of_their_probabilities(teacher: Trained) -> None:
@@ -178,7 +240,7 @@ def test_several_teachers_speak_as_the_mean_of_their_probabilities(teacher: Trai
     x = torch.randn(4, 3, 32, 32)
     mean = (a(x).softmax(1) + b(x).softmax(1)) / 2
     torch.testing.assert_close(Ensemble([a, b])(x).softmax(1), mean)
-    both = open_teacher(f"{teacher.folder},{__name__}:Plain", LABELS)
+    both = opened(f"{teacher.folder},{__name__}:Plain")
     assert both(x).shape == (4, 3)
     with pytest.raises(SpecError, match=r"Ensemble gives no features"):
         watch(both, x, features=True)
@@ -186,13 +248,13 @@ def test_several_teachers_speak_as_the_mean_of_their_probabilities(teacher: Trai
 
 def test_teachers_that_do_not_fit_are_named(photos: Path, teacher: Trained, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"does not know yellow and knows green besides"):
-        open_teacher(str(teacher.folder), ("blue", "red", "yellow"))
+        opened(teacher.folder, ("blue", "red", "yellow"))
     with pytest.raises(DataError, match=r"in another order: blue, green, red; the data red, green, blue"):
-        open_teacher(str(teacher.folder), ("red", "green", "blue"))
+        opened(teacher.folder, ("red", "green", "blue"))
     with pytest.raises(DataError, match=r"there is no teacher nowhere"):
-        open_teacher("nowhere", LABELS)
+        opened("nowhere")
     with pytest.raises(DataError, match=r"holds neither a run nor a bundle"):
-        open_teacher(str(photos), LABELS)
+        opened(photos)
 
 
 class Counting(nn.Module):
@@ -209,7 +271,7 @@ def test_a_teacher_is_asked_once_where_the_views_never_change(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counting = Counting()
-    monkeypatch.setattr("edgeattn.train.loop.open_teacher", lambda name, labels: counting)
+    monkeypatch.setattr("edgeattn.train.loop.open_teacher", lambda recipe, labels: counting)
     fixed = small(photos, augment=NO_AUGMENT, teacher="x:y", epochs=4)
     views = open_data(fixed, tmp_path).train
     assert isinstance(views, FolderViews)
@@ -222,7 +284,7 @@ def test_a_teacher_is_asked_once_where_the_views_never_change(
     train(small(photos, teacher="x:y", epochs=4), tmp_path / "changing", progress=False)
     assert counting.asked >= 3 * len(views)
     other = Counting()
-    monkeypatch.setattr("edgeattn.train.loop.open_teacher", lambda name, labels: other)
+    monkeypatch.setattr("edgeattn.train.loop.open_teacher", lambda recipe, labels: other)
     train(fixed, tmp_path / "fixed", progress=False)
     assert other.asked >= len(views) / 2, "another teacher's answers are not taken for its own"
     kept = Remembered(counting, tmp_path / "fixed" / "teacher-0.npy", len(views), 3)
@@ -232,11 +294,23 @@ def test_a_teacher_is_asked_once_where_the_views_never_change(
     assert counting.asked == 0
 
 
+def test_answers_that_were_cut_off_are_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "teacher-0.npy"
+    Remembered(Plain(3), file, 100, 3)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    whole = file.read_bytes()
+    for cut in (whole[:-400], b""):
+        file.write_bytes(cut)
+        with pytest.raises(SpecError, match=r"teacher-0.npy was cut off; remove it, and the teacher is asked anew"):
+            Remembered(Plain(3), file, 100, 3)
+        assert file.read_bytes() == cut
+
+
 def test_kept_views_come_again_and_a_teacher_is_asked_once_for_each(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counting = Counting()
-    monkeypatch.setattr("edgeattn.train.loop.open_teacher", lambda name, labels: counting)
+    monkeypatch.setattr("edgeattn.train.loop.open_teacher", lambda recipe, labels: counting)
     recipe = small(photos, teacher="x:y", views_kept=2, epochs=6)
     views = open_data(recipe, tmp_path).train
     train(recipe, tmp_path / "run", progress=False)

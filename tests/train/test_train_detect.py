@@ -210,9 +210,15 @@ def test_several_detectors_are_no_teacher(tmp_path: Path) -> None:
     save_weights(build(recipe, 3), run)
     (run / "labels.json").write_text(json.dumps(LABELS))
     (run / "metrics.jsonl").write_text("{}\n")
-    assert isinstance(open_teacher(str(run), LABELS), Detector)
+    assert isinstance(open_teacher(replace(recipe, teacher=str(run)), LABELS), Detector)
     with pytest.raises(SpecError, match="name one teacher"):
-        open_teacher(f"{run},{run}", LABELS)
+        open_teacher(replace(recipe, teacher=f"{run},{run}"), LABELS)
+    pictures = replace(recipe, task="classify", teacher=str(run))
+    with pytest.raises(
+        DataError, match=r"has learnt to detect, and its answers are to teach to classify; take another"
+    ):
+        open_teacher(pictures, LABELS)
+    assert isinstance(open_teacher(replace(pictures, distill="cwd"), LABELS), Detector)
 
 
 def test_answers_are_compared_where_the_true_boxes_are(cards: CardPictures) -> None:
