@@ -7,6 +7,7 @@ boxes.json                      {"apple/IMG_1.jpg": [[x, y, width, height], ...]
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -125,7 +126,8 @@ def _sought(targets: Targets, picture: Path) -> str:
 
 
 def _read(file: Path, picture: Path, shape: Sequence[int]) -> Density:
-    grey = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    data = np.frombuffer(file.read_bytes(), np.uint8)
+    grey = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None  # of nothing OpenCV raises
     if grey is None:
         raise DataError(f"{file} cannot be read as a picture; write the map again, or remove it")
     if grey.ndim == 3:  # a coloured mask: whatever is not black
@@ -159,4 +161,6 @@ def _box(values: Sequence[Any]) -> list[float]:
     box = [float(value) for value in values]
     if len(box) != 4:
         raise ValueError(f"a box has 4 numbers, not {len(box)}")
+    if not all(map(math.isfinite, box)):
+        raise ValueError(f"box {box} is not finite")
     return box

@@ -47,6 +47,14 @@ def test_an_empty_mask_is_counted(photos: Path, tmp_path: Path) -> None:
     assert check_targets(open_targets(tmp_path / "masks", photos), sorted(photos.rglob("*.jpg"))) == 2
 
 
+@pytest.mark.parametrize("data", [b"", b"no picture"])
+def test_a_mask_that_is_none_is_named(data: bytes, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "masks" / "a").mkdir(parents=True)
+    (tmp_path / "masks" / "a" / "1.png").write_bytes(data)
+    with pytest.raises(DataError, match=r"1.png cannot be read as a picture; write the map again, or remove it"):
+        check_targets(open_targets(tmp_path / "masks", photos), [photos / "a/1.jpg"])
+
+
 def test_a_mask_of_another_size_is_named(photos: Path, tmp_path: Path) -> None:
     save(tmp_path / "masks" / "a" / "1.png", np.full((30, 30), 255, np.uint8))
     with pytest.raises(DataError, match=r"1.png is 30 x 30, its picture .*1.jpg 40 x 30; a map must cover"):
@@ -72,7 +80,13 @@ def test_boxes(photos: Path, tmp_path: Path, coco: bool) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("[", "holds no boxes"), ('{"a/1.jpg": [[1, 2, 3]]}', "has 4 numbers, not 3"), ("[1]", "holds no boxes")],
+    [
+        ("[", "holds no boxes"),
+        ('{"a/1.jpg": [[1, 2, 3]]}', "has 4 numbers, not 3"),
+        ("[1]", "holds no boxes"),
+        ('{"a/1.jpg": [[1, 2, NaN, 4]]}', r"box \[1.0, 2.0, nan, 4.0\] is not finite"),
+        ('{"a/1.jpg": [[1, 2, Infinity, 4]]}', r"box \[1.0, 2.0, inf, 4.0\] is not finite"),
+    ],
 )
 def test_a_file_that_is_none(photos: Path, tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "boxes.json").write_text(text)
