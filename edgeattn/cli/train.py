@@ -54,6 +54,7 @@ def train(
 ) -> None:
     """Train a model; the run's folder keeps the recipe, the metrics, the weights and the last checkpoint."""
     need_training("edgeattn train")
+    from edgeattn.cli.verify import figures_in_words
     from edgeattn.spec import to_json
     from edgeattn.train.loop import told
     from edgeattn.train.loop import train as fit
@@ -87,7 +88,9 @@ def train(
     for note in pictures.notes:
         say(note)
     trained = fit(recipe, out, data=pictures, resume=resume)
-    say(f"{told(recipe, trained.metrics)} on {len(pictures.validation)} pictures")
+    found = {name.removeprefix("validation_"): value for name, value in trained.metrics.items()}
+    words = [f"{told(recipe, trained.metrics)} on {len(pictures.validation)} pictures", *figures_in_words(found)]
+    say("; ".join(words))
     write_json(
         json, {"schema": "edgeattn.train/1", "run": str(out), "recipe": to_json(recipe), "metrics": trained.metrics}
     )

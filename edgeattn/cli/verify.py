@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -226,15 +227,23 @@ def executed_layers(found: Structure) -> str:
     return line
 
 
+def figures_in_words(found: Mapping[str, float]) -> list[str]:
+    """What is known of the answers beside the figure that a task is judged by."""
+    parts = [f"{name} {100 * found[key]:.1f} %" for key, name in OTHERS.items() if key in found]
+    if "calibration_error" in found:
+        parts.append(
+            f"precision {100 * found['precision']:.1f}, recall {100 * found['recall']:.1f}, F1 {100 * found['f1']:.1f} % "
+            f"(macro), calibration error {100 * found['calibration_error']:.1f} points"
+        )
+    return parts
+
+
 def figures(result: Result) -> list[str]:
     """What the table has no room for: other figures, the means over classes, calibration, and where it looks."""
-    parts = [f"{OTHERS.get(name, name)} {100 * value:.1f} %" for name, value in result.figures.items()]
+    found = dict(result.figures)
     if result.macro is not None and result.calibration_error is not None:
-        macro = result.macro
-        parts.append(
-            f"precision {100 * macro.precision:.1f}, recall {100 * macro.recall:.1f}, F1 {100 * macro.f1:.1f} % "
-            f"(macro), calibration error {100 * result.calibration_error:.1f} points"
-        )
+        found |= asdict(result.macro) | {"calibration_error": result.calibration_error}
+    parts = figures_in_words(found)
     if result.precision != "float" and result.blocks:
         worst = min(result.blocks, key=lambda block: block.rank)
         parts.append(

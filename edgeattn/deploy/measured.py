@@ -121,7 +121,7 @@ def _look(
     left, top = max(0, -x), max(0, -y)
     inside = where[max(0, y) : y + h, max(0, x) : x + w]
     seen[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
-    if not seen.any():
+    if seen.max() <= where.max() / 2:  # what is marked lies beyond what the model sees
         return
     for run, own in zip(order, outputs, strict=True):
         found = attention.mean_map({m.output: own[m.output] for m in spec.maps})

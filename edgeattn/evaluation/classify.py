@@ -5,6 +5,7 @@ Legend of shapes: N pictures, K labels.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,6 +107,15 @@ def calibration(confidence_N: NDArray[np.floating], right_N: NDArray[np.bool_], 
     counts = tuple(int(chosen.sum()) for chosen in held)
     gaps = [n * abs(c - a) for n, c, a in zip(counts, means, shares, strict=True)]
     return Calibration(sum(gaps) / len(right) if len(right) else math.nan, means, shares, counts)
+
+
+def figures(
+    truth_N: Indices, answer_N: Indices, confidence_N: NDArray[np.floating], labels: Sequence[str]
+) -> dict[str, float]:
+    """What a classifier is told by: `top1`, the means over the classes and `calibration_error`; NaN without pictures."""
+    means = macro(per_class(confusion(truth_N, answer_N, len(labels)), labels))
+    error = calibration(confidence_N, np.equal(truth_N, answer_N)).error
+    return {"top1": top1(truth_N, answer_N)} | dataclasses.asdict(means) | {"calibration_error": error}
 
 
 def confusion_text(counts: NDArray[np.int64], labels: Sequence[str]) -> str:

@@ -93,8 +93,11 @@ def auc_judd(map_hw: NDArray[Any], fixated_HW: Mask) -> float:
 
 
 def measures(map_hw: NDArray[Any], density_HW: NDArray[Any]) -> dict[str, float]:
-    """Every measure that a mask or a density allows, by name; a mask is where the density is above 0."""
-    mask_HW = density_HW > 0
+    """Every measure that a mask or a density allows, by name.
+
+    The mask is where the density is above half of its greatest value: JPEG leaves faint traces around a mask.
+    """
+    mask_HW = density_HW > density_HW.max() / 2
     return {
         "energy_inside": energy_inside(map_hw, mask_HW),
         "pointing": float(pointing(map_hw, mask_HW)),

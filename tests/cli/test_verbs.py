@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,12 @@ def test_train_export_step_by_step(
     )
     assert code == 0
     assert f"edgeattn export {run}" in printed
+    (told,) = re.findall(
+        r"recall ([\d.]+), F1 ([\d.]+) % \(macro\), calibration error ([\d.]+) points", " ".join(printed.split())
+    )
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    for value, name in zip(told, ("recall", "f1", "calibration_error"), strict=True):
+        assert float(value) == pytest.approx(100 * last[f"validation_{name}"], abs=0.051)
     code, printed, _ = typed(capsys, monkeypatch, "export", run, "--target", "rockchip")
     assert code == 0
     assert "differs from torch by" in printed

@@ -69,6 +69,19 @@ def test_macro_counts_every_class_that_occurs_the_same() -> None:
     assert math.isnan(classify.macro([]).f1)
 
 
+def test_all_figures_of_a_classifier() -> None:
+    found = classify.figures(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), np.full(4, 0.75), ("a", "b"))
+    assert found == {
+        "top1": 0.75,
+        "precision": pytest.approx((1 + 2 / 3) / 2),
+        "recall": 0.75,
+        "f1": pytest.approx((2 / 3 + 0.8) / 2),
+        "calibration_error": pytest.approx(0.0),
+    }
+    nothing = np.zeros(0, np.int64)
+    assert all(map(math.isnan, classify.figures(nothing, nothing, np.zeros(0), ("a", "b")).values()))
+
+
 def test_calibration_error_by_hand() -> None:
     """Two bins: 0.6 sure and half right, 1.0 sure and all right."""
     found = classify.calibration(np.array([0.6, 0.6, 1.0, 1.0]), np.array([True, False, True, True]), bins=10)

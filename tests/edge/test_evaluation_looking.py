@@ -36,6 +36,15 @@ def test_pointing_takes_the_greatest_place_and_a_flat_map_points_nowhere() -> No
     assert not looking.pointing(np.ones((4, 4)), np.ones((40, 40), bool))
 
 
+def test_faint_traces_around_a_mask_are_outside_of_it() -> None:
+    mask = np.zeros((40, 40))
+    mask[10:20, 30:] = 0.9
+    found, traced = (looking.measures(np.ones((4, 4)), where) for where in (mask, np.maximum(mask, 0.02)))
+    assert found["energy_inside"] == traced["energy_inside"] == pytest.approx(1 / 16)
+    assert looking.measures(one_hot(0, 0), np.maximum(mask, 0.02))["pointing"] == 0.0
+    assert traced["kl"] < found["kl"], "a density counts as it is"
+
+
 def test_kl_by_hand() -> None:
     p, q = np.array([[3.0, 1.0]]), np.array([[1.0, 1.0]])
     expected = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)

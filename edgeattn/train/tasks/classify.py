@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from edgeattn.datasets.cards import CardSample
 from edgeattn.datasets.folder import Sample
+from edgeattn.evaluation import classify
 from edgeattn.imaging import Picture
 from edgeattn.nn.model import build_model
 from edgeattn.train import losses
@@ -69,18 +69,27 @@ class Classify:
     def figures(
         self, model: nn.Module, pictures: Sequence[tuple[Picture, Any]], recipe: Recipe, labels: Sequence[str]
     ) -> dict[str, float]:
-        """`top1`, the share of right answers."""
-        truth = np.array([label for _, label in pictures])
-        right = float((answers(model, pictures, recipe) == truth).mean()) if len(truth) else math.nan
-        return {"top1": right}
+        """Those of `evaluation.classify`: `top1`, the share of right answers, and others."""
+        truth_N = np.array([label for _, label in pictures], np.int64)
+        answer_N, confidence_N = _answered(model, pictures, recipe)
+        return classify.figures(truth_N, answer_N, confidence_N, labels)
 
 
 def answers(model: nn.Module, pictures: Sequence[tuple[Picture, int]], recipe: Recipe) -> NDArray[np.int64]:
     """Best class of each picture, (N,)."""
+    return _answered(model, pictures, recipe)[0]
+
+
+def _answered(
+    model: nn.Module, pictures: Sequence[tuple[Picture, int]], recipe: Recipe
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Best class of each picture, and its probability, (N,) both."""
     model.eval()
     device = next(model.parameters()).device
-    found = [np.empty(0, np.int64)]
+    best, shares = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
     with torch.inference_mode():
         for batch_BHW3 in evaluation_batches(pictures, recipe.input):
-            found.append(model(normalise(batch_BHW3.to(device))).argmax(1).cpu().numpy())
-    return np.concatenate(found)
+            share_B, best_B = model(normalise(batch_BHW3.to(device))).float().softmax(1).max(1)
+            best.append(best_B.cpu().numpy())
+            shares.append(share_B.cpu().numpy())
+    return np.concatenate(best), np.concatenate(shares)
