@@ -78,6 +78,7 @@ def qat_recipe(run: Trained, epochs: int) -> Recipe:
         distill="kd" if run.recipe.attention in EMPTY else "kd+maps",
         supervise="none",
         weighting="fixed",
+        compile=False,
         fgsm=0.0,
         dropout=0.0,
         epochs=epochs,

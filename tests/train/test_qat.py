@@ -134,6 +134,8 @@ def test_refusals(run: tuple[Trained, TrainingData], tmp_path: Path) -> None:
         replace(trained.recipe, qat=True)
     with pytest.raises(SpecError, match=r"a Linear has no deployed form; take pico"):
         rounded(nn.Linear(3, 3), 32)
+    compiled = replace(trained, recipe=replace(trained.recipe, compile=True))
+    assert workflow.qat_recipe(compiled, 1) == workflow.qat_recipe(trained, 1)
     tuned = train(workflow.qat_recipe(trained, 1), tmp_path / "qat", data=data, progress=False)
     with pytest.raises(DataError, match=r"has been fine-tuned for int8 already; name the run that it came from"):
         workflow.qat_recipe(tuned, 1)
