@@ -23,14 +23,22 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from edgeattn.errors import EdgeAttnError
+from edgeattn.errors import EdgeAttnError, SpecError
 from edgeattn.imaging import Picture
 from edgeattn.tasks import FIGURES
 from edgeattn.timing.bar import progress_bar
 from edgeattn.timing.environment import usable_cores
 from edgeattn.train.loader import Batch, Loader, TrainingData, normalise
 from edgeattn.train.losses import is_known
-from edgeattn.train.machine import TRIAL, accelerator, compile_steps, fastest_workers, keep_freed_memory
+from edgeattn.train.machine import (
+    TRIAL,
+    accelerator,
+    compile_steps,
+    fastest_workers,
+    keep_freed_memory,
+    random_state,
+    set_random_state,
+)
 from edgeattn.train.objective import Objective
 from edgeattn.train.qat import rounded, unrounded
 from edgeattn.train.ranks import Statistics
@@ -136,6 +144,12 @@ class _Run:
             data.train, batch_size=recipe.batch_size, seed=recipe.seed, workers=recipe.workers,
             part=(self.accelerator.process_index, ranks), kept=recipe.views_kept, stack=self.task.stack,
         )  # fmt: skip
+        smallest = self.loader.batch_size // ranks // recipe.accumulate
+        if "rkd" in self.objective.methods and smallest < 2:
+            raise SpecError(
+                f"distill={recipe.distill} compares pictures with each other, and of {self.loader.batch_size} a part has "
+                f"{max(1, smallest)} (processes: {ranks}, accumulate={recipe.accumulate}); raise batch_size, or accumulate less"
+            )
         self.statistics = Statistics(self.model, self.accelerator.process_index, ranks)
         self.steps = recipe.epochs * len(self.loader)
         self.peak_lr = recipe.lr * self.loader.batch_size / 64
@@ -159,7 +173,7 @@ class _Run:
         """How many cores should make pictures, by the time that a few pictures and a step on them take."""
         if cores < 2:
             return 0
-        keep, rng = copy.deepcopy(self.objective.state_dict()), torch.get_rng_state()
+        keep, drawn = copy.deepcopy(self.objective.state_dict()), random_state(self.accelerator.device)
         loader = Loader(
             self.data.train, batch_size=min(TRIAL, batch_size), seed=self.recipe.seed, workers=0, stack=self.task.stack
         )
@@ -179,7 +193,7 @@ class _Run:
             step_s[threads].append(time.perf_counter() - made)
         self.objective.zero_grad(set_to_none=True)
         self.objective.load_state_dict(keep)
-        torch.set_rng_state(rng)
+        set_random_state(drawn, self.accelerator.device)
         return fastest_workers(min(views_s), min(step_s[cores]), min(step_s[cores - 1]), cores)
 
     def fit(self, *, resume: bool, progress: bool) -> dict[str, float]:
@@ -314,7 +328,7 @@ class _Run:
             "objective": self.objective.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
+            **random_state(self.accelerator.device),
         }
         partial = self.folder / f".{CHECKPOINT}"
         torch.save(state, partial)
@@ -325,7 +339,7 @@ class _Run:
         self.objective.load_state_dict(state["objective"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
+        set_random_state(state, self.accelerator.device)
         self.step = state["step"]
         return int(state["epoch"])
 

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import shutil
+from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
@@ -51,6 +52,19 @@ def accelerator(precision: str) -> Accelerator:
             f"{asked} processes were started, and {found.num_processes} found each other; start them with torchrun"
         )
     return found
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """What torch draws from: the processor's generator, and the device's own where it has one."""
+    own = {"device_rng": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+    return {"rng": torch.get_rng_state()} | own
+
+
+def set_random_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Go on drawing from there; a state from another machine may lack the device's."""
+    torch.set_rng_state(state["rng"])
+    if device.type == "cuda" and "device_rng" in state:
+        torch.cuda.set_rng_state(state["device_rng"], device)
 
 
 def compile_steps(model: nn.Module) -> None:

@@ -101,6 +101,13 @@ def test_every_method_compares_in_float32(method: str) -> None:
         assert distiller(student, told, label)[method].item() == exact.item()
 
 
+def test_relations_between_pictures_want_more_than_one(teacher: Trained, photos: Path, tmp_path: Path) -> None:
+    recipe = small(photos, teacher=str(teacher.folder), distill="dist+rkd", accumulate=16)
+    said = r"of 16 a part has 1 \(processes: 1, accumulate=16\); raise batch_size, or accumulate less"
+    with pytest.raises(SpecError, match=said):
+        train(recipe, tmp_path / "run", progress=False)
+
+
 def test_methods_add_up(photos: Path, teacher: Trained, tmp_path: Path) -> None:
     assert methods("dist+maps") == ("dist", "maps")
     assert labels_weight(("kd", "at")) == 0.1

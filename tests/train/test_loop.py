@@ -28,7 +28,7 @@ from edgeattn.spec import InputSpec
 from edgeattn.train import Recipe, TrainingData, load_run, train
 from edgeattn.train.augment import Augment, shrink
 from edgeattn.train.loader import FolderViews, Loader, PictureFiles, evaluation_batches, normalise
-from edgeattn.train.machine import compile_steps, fastest_workers
+from edgeattn.train.machine import compile_steps, fastest_workers, random_state, set_random_state
 from edgeattn.train.recipe import override
 from edgeattn.train.runs import weights_attributions
 from edgeattn.train.sources import open_data
@@ -371,6 +371,20 @@ def test_compiling_without_a_compiler(photos: Path, tmp_path: Path, monkeypatch:
         train(small(photos, compile=True), tmp_path / "run", progress=False)
     with pytest.raises(SpecError, match="compile does not go with qat"):
         small(photos, compile=True, qat=True, start="run")
+
+
+def test_a_checkpoint_holds_what_the_device_draws_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, drawn = torch.device("cuda", 1), {torch.device("cuda", 1): torch.tensor([7], dtype=torch.uint8)}
+    monkeypatch.setattr("torch.cuda.get_rng_state", lambda of: drawn[of].clone())
+    monkeypatch.setattr("torch.cuda.set_rng_state", lambda state, of: drawn.update({of: state}))
+    state = random_state(device)
+    first = torch.rand(3)
+    drawn[device] = torch.tensor([9], dtype=torch.uint8)
+    set_random_state(state, device)
+    assert torch.equal(torch.rand(3), first)
+    assert drawn[device].item() == 7
+    assert set(random_state(torch.device("cpu"))) == {"rng"}
+    set_random_state(random_state(torch.device("cpu")), device)  # of a run that began without
 
 
 def test_precision_may_change_from_run_to_run(photos: Path, tmp_path: Path) -> None:

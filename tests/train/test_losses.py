@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -97,7 +98,7 @@ def test_rkd_is_blind_to_scale_and_turn_but_not_to_shape() -> None:
     turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0])
     assert float(rkd(5 * x @ turn, x)) == pytest.approx(0.0, abs=1e-9)
     other = torch.from_numpy(rng.normal(size=(6, 7)))
-    d, total = [], 0.0
+    d, cosines, total = [], [], 0.0
     for points in (x.numpy(), other.numpy()):
         pairs = np.array([[np.linalg.norm(a - b) for b in points] for a in points])
         d.append(pairs / pairs[~np.eye(6, dtype=bool)].mean())
@@ -106,6 +107,18 @@ def test_rkd_is_blind_to_scale_and_turn_but_not_to_shape() -> None:
             gap = abs(d[0][i, j] - d[1][i, j])
             total += 0.5 * gap**2 if gap < 1 else gap - 0.5
     assert float(rkd(x, other, angle=0.0)) == pytest.approx(25 * total / 36, rel=1e-9)
+
+    def cosine(points: np.ndarray, i: int, j: int, k: int) -> float:
+        """Of the angle at i between the ways to j and to k; 0 where there is no way."""
+        to_j, to_k = points[j] - points[i], points[k] - points[i]
+        return float(to_j @ to_k / max(np.linalg.norm(to_j) * np.linalg.norm(to_k), 1e-12))
+
+    for i, j, k in itertools.product(range(6), repeat=3):
+        gap = abs(cosine(x.numpy(), i, j, k) - cosine(other.numpy(), i, j, k))
+        cosines.append(0.5 * gap**2 if gap < 1 else gap - 0.5)
+    assert np.mean(cosines) > 0.05
+    assert float(rkd(x, other, distance=0.0)) == pytest.approx(50 * np.mean(cosines), rel=1e-9)
+    assert float(rkd(x, other)) == pytest.approx(25 * total / 36 + 50 * np.mean(cosines), rel=1e-9)
 
 
 def test_attention_transfer_compares_energy_maps_of_any_width() -> None:
