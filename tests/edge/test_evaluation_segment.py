@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -60,6 +60,7 @@ def test_a_shifted_boundary_is_met_within_the_tolerance(shift: int, tolerance: f
     np.testing.assert_array_equal(boundary_f1(half(50), half(50 + shift), 2, tolerance=tolerance), [expected] * 2)
 
 
+@settings(deadline=None)
 @given(LABELS, LABELS, st.floats(0.01, 0.4))
 def test_a_disc_finds_what_distances_find(a: np.ndarray, b: np.ndarray, tolerance: float) -> None:
     by_disc = boundary_f1(a, b, 3, tolerance=tolerance)

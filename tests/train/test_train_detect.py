@@ -66,8 +66,8 @@ def batch(cards: CardPictures) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
 def test_it_learns_a_few_pictures_by_heart_and_finds_them_without_suppression(
     cards: CardPictures, tmp_path: Path
 ) -> None:
-    data = TrainingData(LABELS, Few(cards, 8 * 40), cards)
-    trained = train(replace(RECIPE, attention="none"), tmp_path / "run", data=data, progress=False)
+    data = TrainingData(LABELS, Few(cards, 8 * 60), cards)
+    trained = train(replace(RECIPE, attention="none", lr=0.04), tmp_path / "run", data=data, progress=False)
     assert trained.metrics["validation_map50"] >= 0.9
     assert trained.metrics["validation_map"] >= 0.5
     again = load_run(tmp_path / "run")
