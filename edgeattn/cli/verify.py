@@ -278,7 +278,8 @@ def remarks(report: Report) -> list[str]:
             elif gate["verdict"] == "cannot tell":
                 needed = gate.get("needed_n")
                 remedy = f"about {needed} pictures would tell" if needed else "it lies too near the bound"
-                lines.append(f"{name} cannot tell ({kind}): {remedy}; give more with --data")
+                what = f"{kind} of {gate['block']}" if "block" in gate else kind
+                lines.append(f"{name} cannot tell ({what}): {remedy}; give more with --data")
     return lines
 
 
@@ -294,10 +295,13 @@ def _meaning(kind: str, gate: Any, figure: str) -> str:
     if kind == "golden" and "difference" in gate:
         return f"its outputs differ from the maker's by {gate['difference']:.1e} of their range"
     if kind == "maps":
-        return f"its attention has moved {value:.2f} of the way to another picture's, {bound} is allowed"
+        return (
+            f"its attention in {gate['block']} has moved {value:.2f} of the way to another picture's, {bound} is allowed"
+        )
     if kind == "ranks":
         return (
-            f"its attention orders the places otherwise: rank correlation {1 - value:.2f}, {1 - bound:.2f} is the least"
+            f"its attention in {gate['block']} orders the places otherwise: rank correlation {1 - value:.2f}, "
+            f"{1 - bound:.2f} is the least"
         )
     if kind == "finite":
         return f"its outputs are not all numbers on {gate['pictures']} pictures"

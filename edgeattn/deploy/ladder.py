@@ -96,9 +96,9 @@ class Step:
     agreement: float = 0.0
     """Its share of answers that are float's."""
     map_js: float | None = None
-    """Relative divergence of its maps; None: no maps."""
+    """Relative divergence of its maps in the worst block; None: no maps."""
     map_rank: float | None = None
-    """Rank correlation of its maps."""
+    """Rank correlation of its maps in the worst block."""
     time_ratio: float = math.inf
     """Its time over the float file's, in the same engine, both in turns."""
     float_ms: float = math.inf

@@ -79,6 +79,21 @@ def test_blocks_that_are_off_get_float_attention_and_the_second_climb_remembers(
     assert not again.knows("onnxruntime", best.plan), "another recipe makes another file of the same plan"
 
 
+def test_one_block_that_is_off_is_repaired_and_no_other(eca_bundle: Bundle, tmp_path: Path) -> None:
+    """A bound on the divergence that all blocks but one keep: what counts is the worst, not most of them."""
+    loose = Bounds(loss=0.5, map_js=1.0, rank=-1e6)  # of the ranks nothing is asked
+    first = a_ladder(eca_bundle, tmp_path / "first", loose).attempt("onnxruntime", Plan(), "branch float")
+    worst, second = sorted(first.off, key=lambda block: -first.off[block])[:2]
+    between = replace(loose, map_js=(first.off[worst] * first.off[second]) ** 0.5)
+    ladder = a_ladder(eca_bundle, tmp_path / "second", between)
+    step = ladder.attempt("onnxruntime", Plan(), "branch float")
+    assert [block for block in step.off if step.off[block] > 1.0] == [worst]
+    assert step.excess == pytest.approx(step.off[worst])
+    assert not step.is_inside
+    climb(ladder, 5.0, engines=ORT)
+    assert next(step.blocks for step in ladder.steps if step.rung == "attention float") == (worst,)
+
+
 def test_without_time_the_default_recipe_is_taken(eca_bundle: Bundle, tmp_path: Path) -> None:
     path = extend(eca_bundle, (), {}, path=tmp_path / "q.edgeattn")
     made = quantize(path, CALIBRATION, VALIDATION, minutes=1e-6)
