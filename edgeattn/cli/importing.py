@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from edgeattn.cli.common import SkipMissing, as_task, console, say, write_json
-from edgeattn.cli.verify import Pictures, remarks, table, verdict_exit
+from edgeattn.cli.verify import Pictures, show, verdict_exit
 from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ def import_(
     report = None
     if measured:
         report = verify(found.bundle, iter(measured))
-        console.print(table(report))
-        for line in (*measured.notes, *remarks(report)):
-            say(line)
+        show(report)
+        for note in measured.notes:
+            say(note)
     write_json(
         json,
         {"schema": "edgeattn.import/1", "bundle": str(found.bundle.path), "tried": to_json(found.tried),
@@ -119,7 +119,7 @@ def import_(
     labelled = classifies or measured
     say(f"next:  edgeattn {f'quantize {path} --data {data}' if labelled else f'run {path} --source 0'}")
     if report:
-        verdict_exit(report)
+        verdict_exit(report.verdict)
 
 
 def _annotated(data: Path, spec: Spec, *, skip_missing: bool) -> Pictures | None:
