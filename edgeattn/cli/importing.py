@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from edgeattn.cli.common import SkipMissing, as_task, console, say, write_json
+from edgeattn.cli.common import SkipMissing, as_task, console, say, say_lint, write_json
 from edgeattn.cli.verify import Pictures, show, verdict_exit
 from edgeattn.errors import DataError
 
@@ -103,6 +103,8 @@ def import_(
         say(
             f"{artefact.engine}: differs from {gate['against']} by {gate['difference']:.1e} of the range, {gate['verdict']}"
         )
+    if "onnxruntime" not in (found.failures or {}):  # an IR has no ONNX file to look at
+        say_lint(found.bundle)
     report = None
     if measured:
         report = verify(found.bundle, iter(measured))
