@@ -512,13 +512,30 @@ def typed(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return int(end.value.code or 0)
 
 
+def as_folders(root: Path, n: int = 12) -> None:
+    for i, (picture, label) in enumerate(bytes_of(shades(n))):
+        folder = root / SIDES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{i}.png"), picture)
+
+
+def test_what_npu_compilers_refuse_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = brightness(tmp_path / "m.onnx")
+    model = onnx.load(file)
+    model.opset_import[0].version, model.ir_version = 21, 10
+    onnx.save(model, file)
+    as_folders(tmp_path / "photos")
+    assert typed(monkeypatch, "import", file, "--data", tmp_path / "photos", "--labels", "dark,bright") == 0
+    told = f"lint: 2 rules of NPU compilers broken; edgeattn lint {tmp_path / 'm.edgeattn'} --target all"
+    assert told in capsys.readouterr().out
+
+
 def test_from_a_file_and_class_folders_to_a_verified_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for i, (picture, label) in enumerate(bytes_of(shades(20))):
-        folder = tmp_path / "photos" / SIDES[label]
-        folder.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(folder / f"{i}.png"), picture)
+    as_folders(tmp_path / "photos", 20)
     file, report = brightness(tmp_path / "m.onnx"), tmp_path / "r.json"
     words = ("import", file, "--data", tmp_path / "photos", "--json", report)
     assert typed(monkeypatch, *words, "--labels", "dark,bright") == 0
