@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
 
 from edgeattn.errors import EdgeAttnError, ExtraMissingError, NameNotFoundError
 from edgeattn.spec import Task
+
+if TYPE_CHECKING:
+    from edgeattn.bundle import Bundle
 
 console = Console(highlight=False, soft_wrap=True)
 """Standard output; plain text when it is no terminal."""
@@ -75,6 +78,14 @@ def as_task(name: str) -> Task | None:
     if name and name not in tasks:
         raise NameNotFoundError("task", name, tasks)
     return next((task for task in tasks if task == name), None)
+
+
+def say_lint(bundle: Bundle, target: str = "all") -> None:
+    """Say how many rules of NPU compilers a bundle's ONNX file breaks, and how to see which."""
+    from edgeattn.deploy.lint import lint
+
+    if broken := [finding for finding in lint(bundle, target) if not finding.is_advice]:
+        say(f"lint: {len(broken)} rules of NPU compilers broken; edgeattn lint {bundle.path} --target {target}")
 
 
 def need_training(verb: str) -> None:

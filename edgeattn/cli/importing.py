@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from edgeattn.cli.common import SkipMissing, as_task, console, say, write_json
-from edgeattn.cli.verify import Pictures, remarks, table, verdict_exit
+from edgeattn.cli.common import SkipMissing, as_task, console, say, say_lint, write_json
+from edgeattn.cli.verify import Pictures, show, verdict_exit
 from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
@@ -103,12 +103,14 @@ def import_(
         say(
             f"{artefact.engine}: differs from {gate['against']} by {gate['difference']:.1e} of the range, {gate['verdict']}"
         )
+    if "onnxruntime" not in (found.failures or {}):  # an IR has no ONNX file to look at
+        say_lint(found.bundle)
     report = None
     if measured:
         report = verify(found.bundle, iter(measured))
-        console.print(table(report))
-        for line in (*measured.notes, *remarks(report)):
-            say(line)
+        show(report)
+        for note in measured.notes:
+            say(note)
     write_json(
         json,
         {"schema": "edgeattn.import/1", "bundle": str(found.bundle.path), "tried": to_json(found.tried),
@@ -119,7 +121,7 @@ def import_(
     labelled = classifies or measured
     say(f"next:  edgeattn {f'quantize {path} --data {data}' if labelled else f'run {path} --source 0'}")
     if report:
-        verdict_exit(report)
+        verdict_exit(report.verdict)
 
 
 def _annotated(data: Path, spec: Spec, *, skip_missing: bool) -> Pictures | None:

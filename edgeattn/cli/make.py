@@ -82,10 +82,12 @@ def make(
 
 def summary(made: Made) -> dict[str, Any]:
     """What a report says of a made bundle, and a table of its artefacts on screen."""
-    from edgeattn.cli.verify import table
+    from edgeattn.cli.verify import show
     from edgeattn.tasks import FIGURES
 
-    console.print(table(made.quantized.report))
+    show(made.quantized.report)
+    for note in made.quantized.notes:
+        say(note)
     judged = FIGURES[made.trained.recipe.task].key
     return {
         "bundle": str(made.quantized.bundle.path),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from edgeattn.cli.common import SkipMissing, console, need_training, say, write_json
+from edgeattn.cli.common import SkipMissing, need_training, say, write_json
 from edgeattn.cli.prices import print_whole
 from edgeattn.cli.verify import figure_name
 from edgeattn.errors import DataError
@@ -39,7 +39,8 @@ def quantize(
         float,
         typer.Option(
             min=0.0,
-            help="Time for the ladder: what of each attention block stays in float is found by measuring. 0: the default recipe.",
+            help="Time for the ladder: what of each attention block stays in float is found by measuring; fine-tuning that was "
+            "begun is finished beyond it. 0: the default recipe.",
         ),
     ] = 5.0,
     qat: Annotated[
@@ -63,7 +64,7 @@ def quantize(
     """Quantize a bundle to int8 for both engines; accuracy, attention and speed are measured on the saved files."""
     need_training("edgeattn quantize")
     from edgeattn.bundle import load
-    from edgeattn.cli.verify import table, verdict_exit
+    from edgeattn.cli.verify import show, verdict_exit
     from edgeattn.deploy.calibration import read
     from edgeattn.train.loop import train
     from edgeattn.train.recipe import load_recipe
@@ -94,10 +95,17 @@ def quantize(
         say(f"calibration set: {folder / 'calibration.toml'}")
     if made.steps:
         print_whole(ladder_table(made.steps))
-    console.print(table(made.report))
-    write_json(json, made.report.json() | {"ladder": [step.json() for step in made.steps]})
-    console.print(f"next:  edgeattn run {made.bundle.path} --source 0", markup=False)
-    verdict_exit(made.report)
+    show(made.report)
+    for note in made.notes:
+        say(note)
+    told = {"verdict": made.verdict, "notes": made.notes, "ladder": [step.json() for step in made.steps]}
+    write_json(json, made.report.json() | told)
+    if made.verdict == "failed":
+        pictures = f"--data {data}" if data else f"--run {run} --qat {qat or 4}"
+        say(f"next:  edgeattn quantize {made.bundle.path} {pictures} --minutes {max(10.0, 2 * minutes):g}")
+    else:
+        say(f"next:  edgeattn run {made.bundle.path} --source 0")
+    verdict_exit(made.verdict)
 
 
 def ladder_table(steps: Sequence[Step]) -> Table:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgeattn.deploy.measured import Shown
     from edgeattn.deploy.results import Report, Result
     from edgeattn.deploy.structure import Structure
+    from edgeattn.evaluation.significance import Verdict
     from edgeattn.spec import Spec
 
 NONE = "none"
@@ -79,12 +80,7 @@ def verify(
     )
     what = f"{report.n} pictures of {data}" if pictures else "the maker's golden inputs alone (pictures: --data DIR)"
     say(f"{loaded.name} on {what}")
-    console.print(table(report))
-    for result in report.results:
-        if told := figures(result):
-            say(f"{result.engine} {result.precision}: {'; '.join(told)}")
-    for line in remarks(report):
-        say(line)
+    show(report)
     payload = report.json() | {"environment": environment()}
     if pictures:
         if pictures.untold:
@@ -102,7 +98,7 @@ def verify(
         write_report(html, loaded, report, pictures.names, [columns(report), *[_cells(r) for r in report.results]])
         say(f"report: {html}")
     write_json(json, payload)
-    verdict_exit(report)
+    verdict_exit(report.verdict)
 
 
 class Pictures:
@@ -177,6 +173,16 @@ class Pictures:
             yield (picture, truth) if where is None else (picture, truth, where)
         if not self.names:
             raise DataError(f"none of the {len(self.skipped)} pictures can be read; the first: {self.skipped[0][1]}")
+
+
+def show(report: Report) -> None:
+    """Print the report: the table, and what it has no room for."""
+    console.print(table(report))
+    for result in report.results:
+        if told := figures(result):
+            say(f"{result.engine} {result.precision}: {'; '.join(told)}")
+    for line in remarks(report):
+        say(line)
 
 
 def table(report: Report) -> Table:
@@ -278,7 +284,8 @@ def remarks(report: Report) -> list[str]:
             elif gate["verdict"] == "cannot tell":
                 needed = gate.get("needed_n")
                 remedy = f"about {needed} pictures would tell" if needed else "it lies too near the bound"
-                lines.append(f"{name} cannot tell ({kind}): {remedy}; give more with --data")
+                what = f"{kind} of {gate['block']}" if "block" in gate else kind
+                lines.append(f"{name} cannot tell ({what}): {remedy}; give more with --data")
     return lines
 
 
@@ -294,10 +301,11 @@ def _meaning(kind: str, gate: Any, figure: str) -> str:
     if kind == "golden" and "difference" in gate:
         return f"its outputs differ from the maker's by {gate['difference']:.1e} of their range"
     if kind == "maps":
-        return f"its attention has moved {value:.2f} of the way to another picture's, {bound} is allowed"
+        return f"its attention in {gate['block']} has moved {value:.2f} of the way to another picture's, {bound} is allowed"
     if kind == "ranks":
         return (
-            f"its attention orders the places otherwise: rank correlation {1 - value:.2f}, {1 - bound:.2f} is the least"
+            f"its attention in {gate['block']} orders the places otherwise: rank correlation {1 - value:.2f}, "
+            f"{1 - bound:.2f} is the least"
         )
     if kind == "finite":
         return f"its outputs are not all numbers on {gate['pictures']} pictures"
@@ -315,11 +323,11 @@ def _name_flips(report: Report, payload: dict[str, Any], pictures: Pictures) -> 
     payload["skipped"] = [{"path": str(path), "reason": reason} for path, reason in pictures.skipped]
 
 
-def verdict_exit(report: Report) -> None:
-    """End with the report's exit code: 1 failed, 3 cannot tell; passed goes on.
+def verdict_exit(verdict: Verdict) -> None:
+    """End with a verdict's exit code: 1 failed, 3 cannot tell; passed goes on.
 
     Raises:
         typer.Exit: it did not pass.
     """
-    if code := EXIT_CODES[report.verdict]:
+    if code := EXIT_CODES[verdict]:
         raise typer.Exit(code)

@@ -31,6 +31,8 @@ except ModuleNotFoundError:  # Python 3.10
 
 PICTURES = 300
 """Pictures that are drawn when nobody says how many."""
+SHOWN = 3
+"""Most names in a message."""
 FEWEST = 32
 """Below this the ranges are guesswork."""
 SWAPPED = 6.0
@@ -156,6 +158,16 @@ def read(path: Path) -> Calibration:
     )  # fmt: skip
 
 
+def picture_digest(picture: Picture) -> str:
+    """sha256 of a picture's size and bytes."""
+    return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).hexdigest()
+
+
+def without_copies(pictures: Iterable[Picture]) -> list[Picture]:
+    """The pictures, each once: what is there many times would set the ranges alone."""
+    return list({picture_digest(picture): picture for picture in pictures}.values())
+
+
 def check(calibration: Iterable[Picture], measured: Iterable[Picture]) -> None:
     """Refuse pictures that int8's ranges must not be taken from; each is looked at once, and none is kept.
 
@@ -164,7 +176,8 @@ def check(calibration: Iterable[Picture], measured: Iterable[Picture]) -> None:
         measured: pictures that the result will be measured on, likewise; what a picture looks like is learnt from them too.
 
     Raises:
-        DataError: fewer than `FEWEST` different pictures; some that are measured on; red and blue swapped; thumbnails.
+        DataError: something else than (H, W, 3) bytes; fewer than `FEWEST` different pictures; some that are measured on; red
+            and blue swapped; thumbnails.
     """
     own, other = _Looks.of(calibration), _Looks.of(measured)
     different = set(own.digests)
@@ -173,10 +186,11 @@ def check(calibration: Iterable[Picture], measured: Iterable[Picture]) -> None:
         raise DataError(
             f"{len(different)} different pictures{alike} are too few to calibrate int8 on; {FEWEST} are the fewest"
         )
-    if shared := len(different.intersection(other.digests)):
+    if shared := different.intersection(other.digests):
+        places = [str(place) for place, digest in enumerate(own.digests, 1) if digest in shared]
         raise DataError(
-            f"{shared} of the calibration pictures are among those that int8 is measured on, which would flatter it; "
-            "calibrate on training pictures"
+            f"{len(shared)} of the calibration pictures are among those that int8 is measured on, which would flatter it "
+            f"(in the order of the set: {some_of(places)}); calibrate on training pictures"
         )
     # Clearly one way here, clearly the other way there, and as far.
     is_clear = own.warmth_is_clear and other.warmth_is_clear
@@ -196,7 +210,7 @@ def check(calibration: Iterable[Picture], measured: Iterable[Picture]) -> None:
 class _Looks:
     """What some pictures look like."""
 
-    digests: list[bytes]
+    digests: list[str]
     """Of each picture."""
     warmths: list[float]
     """How many levels red lies above blue, of each picture."""
@@ -206,8 +220,10 @@ class _Looks:
     @classmethod
     def of(cls, pictures: Iterable[Picture]) -> _Looks:
         looks = cls([], [], [])
-        for picture in pictures:
-            looks.digests.append(hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest())
+        for place, picture in enumerate(pictures, 1):
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+                raise DataError(f"picture {place} is {picture.dtype} {picture.shape}; give (H, W, 3) bytes in BGR")
+            looks.digests.append(picture_digest(picture))
             blue, _, red = picture.mean(axis=(0, 1), dtype=float)
             looks.warmths.append(float(red - blue))
             looks.sides.append(min(picture.shape[:2]))
@@ -226,6 +242,11 @@ class _Looks:
     @property
     def side(self) -> float:
         return statistics.median(self.sides)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _name(warmth: float) -> str:

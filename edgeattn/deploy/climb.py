@@ -14,7 +14,6 @@ branches and blocks are taken back to int8, the mildest first, as long as the bo
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -48,7 +47,8 @@ def climb(
 ) -> dict[str, Made]:
     """Climb for each engine (default: all that there are) in about `minutes`, of which each has its share.
 
-    `tune` makes the last rung's weights.
+    `tune` makes the last rung's weights. Fine-tuning that was begun is finished, however long it takes, and what came of it is
+    measured for each engine that needs it; where no time is left to begin, the ladder's notes say so.
 
     Raises:
         EdgeAttnError: a toolchain failed on the default recipe.
@@ -74,29 +74,40 @@ class _Climb:
         self, ladder: Ladder, engine: str, seconds: float, tune: Callable[[], onnx.ModelProto] | None, bar: Progress
     ) -> None:
         self.ladder, self.engine, self.seconds, self.tune, self.bar = ladder, engine, seconds, tune, bar
-        self.began, self.took_s, self.tuned = time.monotonic(), 0.0, False
+        self.began, self.took_s = time.monotonic(), 0.0
+        self.tuned, self.has_tuned = False, False
         self.task = bar.add_task(engine, total=seconds, note="")
         self.best = self._keep(self._try("branch float", ladder.start))
 
     def run(self) -> Step:
         """The best that was found in time."""
-        with contextlib.suppress(_OutOfTimeError):
+        try:
             if self.ladder.blocks:  # without them it is the same file
                 whole = self._try("all int8", replace(self.ladder.start, others="int8"))
                 if whole.is_inside and (not self.best.is_inside or whole.time_ratio <= TIE * self.best.time_ratio):
                     self._keep(whole)
             self._up()
-            if not self.best.is_inside and self.tune is not None:
-                self.bar.update(self.task, note="QAT")
-                self.ladder.tuned_by(self.tune)
-                self.tuned = True
-                self._keep_better(self._try("QAT", self.best.plan))
-                self.tuned = self.best.tuned
-                if self.tuned:  # else these rungs were measured
-                    self._up()
+            self._fine_tune()
+            if self.tuned:  # else these rungs were measured
+                self._up()
             self._down()
+        except _OutOfTimeError:
+            if self.ladder.is_tuned:  # for another engine
+                self._fine_tune()
+            elif self.tune is not None and not self.best.is_inside:
+                self.ladder.notes.append(f"{self.engine}: QAT left out: no time; give more with --minutes")
         self.bar.update(self.task, completed=self.seconds, note=_said(self.best))
         return self.best
+
+    def _fine_tune(self) -> None:
+        """The last rung, where it is needed; what was fine-tuned is measured even when the time is up."""
+        if self.best.is_inside or self.tune is None or self.has_tuned:
+            return
+        self.bar.update(self.task, note="QAT")
+        self.ladder.tuned_by(self.tune)
+        self.has_tuned = self.tuned = True
+        self._keep_better(self._try("QAT", self.best.plan, in_any_case=True))
+        self.tuned = self.best.tuned
 
     def _up(self) -> None:
         """Rung by rung, until the bounds are kept."""
@@ -140,10 +151,10 @@ class _Climb:
             if back.is_inside and back.time_ratio <= self.best.time_ratio:
                 self._keep(back)
 
-    def _try(self, rung: str, plan: Plan, blocks: Sequence[str] = ()) -> Step:
+    def _try(self, rung: str, plan: Plan, blocks: Sequence[str] = (), *, in_any_case: bool = False) -> Step:
         """Measure one more; the first try needs no time left."""
         spent = time.monotonic() - self.began
-        if spent + self.took_s > self.seconds and self.took_s:
+        if spent + self.took_s > self.seconds and self.took_s and not in_any_case:
             raise _OutOfTimeError
         self.bar.update(self.task, completed=spent, note=rung)
         step = self.ladder.attempt(self.engine, plan, rung, blocks, tuned=self.tuned)

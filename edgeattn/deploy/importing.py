@@ -1,9 +1,10 @@
 """A model from elsewhere, ONNX or OpenVINO IR, becomes a bundle: what its input wants is read, told, or found by trying.
 
 Nothing of the graph is changed but what engines need: shapes made static, nodes named, a last softmax cut off (a bundle gives
-logits). Normalisation stays outside of the graph, as `imaging.prepare` does it: folding it into a first convolution that pads
-would change the borders. A detector is shown its frames letterboxed, as ultralytics does. An IR's bundle holds `float.xml`,
-and OpenVINO alone runs it: nothing turns an IR into ONNX.
+logits), and what `rewrite` repairs where the answers stay what they were. Normalisation stays outside of the graph, as
+`imaging.prepare` does it: folding it into a first convolution that pads would change the borders. A detector is shown its
+frames letterboxed, as ultralytics does. An IR's bundle holds `float.xml`, and OpenVINO alone runs it: nothing turns an IR into
+ONNX.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.bundle import GOLDEN, SUFFIX, Bundle, sha256, write
+from edgeattn.deploy.calibration import some_of
 from edgeattn.deploy.foreign import (
     ZERO_TO_ONE,
     Graph,
@@ -106,7 +108,7 @@ def import_model(
     Args:
         model: `.onnx`, or `.xml` with its `.bin`, or the folder of that: one input of one picture, (1, 3, H, W) or
             (1, H, W, 3), float; among its outputs one of (1, K), of a detector's forms (see `tasks.detect`), or of
-            (1, K, h, w). Sizes that are left open need `imgsz`.
+            (1, K, h, w). Sizes that are left open need `imgsz`; another size than the file's own is refused.
         path: the bundle's folder; its name gets the ending `.edgeattn` where it lacks one.
         pictures: labelled pictures, (H, W, 3) BGR bytes; a label's place is that in `labels`, and of no account to
             detectors and segmenters. The first ones become golden.
@@ -122,6 +124,8 @@ def import_model(
         DataError: the file is no such model that can be run, or the labels do not fit; says what is missing.
         GateError: the engines give different answers; nothing is written.
     """
+    if not pictures:
+        raise DataError("import checks a model on pictures; give at least one, a folder of them with --data")
     file = model_file(model)
     graph = read_graph(file)
     told = metadata(graph.told)
@@ -129,6 +133,9 @@ def import_model(
     if not names:
         raise DataError(f"{file} does not name its classes; give them with --labels (a file, a line each)")
     spec_input, nhwc = input_of(graph, file, (imgsz, imgsz) if imgsz else told.imgsz)
+    if imgsz and (spec_input.height, spec_input.width) != (imgsz, imgsz):
+        size = f"{spec_input.width} x {spec_input.height}"
+        raise DataError(f"{file} takes pictures of {size} alone; leave out --imgsz {imgsz}, or export it for that size")
     spec_input = replace(spec_input, crop=crop)
     does = _task(task, told.task, file)
     if does != "classify":
@@ -153,15 +160,19 @@ def import_model(
                 raise DataError(
                     f"{file} does not say how it wants its pictures; tell it with --normalise and --channels"
                 )
-            opened, _ = _open(spec, graph, Path(scratch) / "tried", stack)
+            opened, _ = _open(spec, graph, file, Path(scratch) / "tried", stack)
             tried = _try_all(next(iter(opened.values())), spec, pictures[:TRIED], ways, orders)
             chosen, order = tried[0].normalisation, tried[0].channels
         spec = replace(spec, input=_normalised(spec.input, ways[chosen]))
         if order == "bgr":
             graph.swap_channels()
         inputs = np.concatenate([prepare(picture, spec.input) for picture, _ in pictures[:GOLDEN_PICTURES]])
-        opened, failures = _open(spec, graph, Path(scratch) / "final", stack)
-        answers = {name: _answers(engine, spec, inputs) for name, engine in opened.items()}
+        answers, failures = _ask(spec, graph, inputs, file, Path(scratch) / "final")
+        if repaired := graph.repaired():
+            with contextlib.suppress(DataError, EngineError):
+                answers_then, _ = _ask(spec, repaired, inputs, file, Path(scratch) / "repaired")
+                if _agree(answers_then, answers, spec):
+                    graph, answers = repaired, answers_then
     if [*answers] == ["openvino"]:  # no second engine to ask: is it still the model that came?
         as_before = inputs[:, ::-1] if order == "bgr" else inputs
         came = _as_it_came(file, places, as_before.transpose(0, 2, 3, 1) if nhwc else as_before)
@@ -238,28 +249,48 @@ def _normalised(spec: InputSpec, way: Normalisation) -> InputSpec:
     return replace(spec, mean=mean, std=std)
 
 
+Answers = Mapping[str, Mapping[str, NDArray[np.float32]]]
+"""By engine, by output."""
+
+
+def _ask(
+    spec: Spec, graph: Graph, inputs: NDArray[np.generic], file: Path, path: Path
+) -> tuple[Answers, dict[str, str]]:
+    """What the engines that run a model answer, and why others do not run it; as `_open`."""
+    with contextlib.ExitStack() as stack:
+        opened, failures = _open(spec, graph, file, path, stack)
+        return {name: _answers(engine, spec, inputs) for name, engine in opened.items()}, failures
+
+
+def _agree(given: Answers, wanted: Answers, spec: Spec) -> bool:
+    """Whether the same engines give the same answers."""
+    return given.keys() == wanted.keys() and all(_apart(given[name], wanted[name], spec) <= PARITY for name in wanted)
+
+
 def _open(
-    spec: Spec, graph: Graph, path: Path, stack: contextlib.ExitStack
+    spec: Spec, graph: Graph, file: Path, path: Path, stack: contextlib.ExitStack
 ) -> tuple[dict[str, Engine], dict[str, str]]:
-    """The engines that run a model, and why others do not.
+    """The engines that run a model, and why others do not; `file` is what the user calls it, `path` is for the trial.
 
     Raises:
         DataError: none of them does.
     """
     files = graph.files()
-    file = next(iter(files))
-    trial = write(Bundle(path, spec, tuple(Artefact(file, engine, "float") for engine in graph.engines)), files)
+    written = next(iter(files))
+    trial = write(Bundle(path, spec, tuple(Artefact(written, engine, "float") for engine in graph.engines)), files)
     opened: dict[str, Engine] = {}
     failures = {name: "it does not read OpenVINO's IR" for name in NAMES if name not in graph.engines}
     for name in graph.engines:
         try:
             opened[name] = open_engine(trial, engine=name, precision="float")
         except EngineError as error:
-            failures[name] = str(error)
+            why = str(error).replace(str(trial.path / written), str(file))
+            lacking = f"; it names {some_of(named)}" if (named := graph.named_in(why)) else ""
+            failures[name] = f"{why}{lacking}"
         else:
             stack.callback(opened[name].close)
     if not opened:
-        raise DataError(f"no engine runs it: {failures[graph.engines[0]]}")
+        raise DataError(f"no engine runs it: {'; '.join(failures[name] for name in graph.engines)}")
     return opened, failures
 
 
@@ -319,9 +350,7 @@ def _apart(given: Mapping[str, NDArray[np.float32]], wanted: Mapping[str, NDArra
     return max(worst, 1.0 - agreeing(given, wanted, spec))
 
 
-def _gates(
-    file: Path, answers: Mapping[str, Mapping[str, NDArray[np.float32]]], spec: Spec
-) -> dict[str, dict[str, Any]]:
+def _gates(file: Path, answers: Answers, spec: Spec) -> dict[str, dict[str, Any]]:
     """How far each one's answers are from the first one's.
 
     Raises:

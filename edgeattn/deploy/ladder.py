@@ -16,6 +16,7 @@ import onnx
 
 from edgeattn.bundle import Bundle, extend, sha256
 from edgeattn.deploy import heads
+from edgeattn.deploy.calibration import picture_digest
 from edgeattn.deploy.export import versions
 from edgeattn.deploy.recipes import (
     ATTENTION_ORT,
@@ -31,11 +32,12 @@ from edgeattn.deploy.recipes import (
 )
 from edgeattn.deploy.structure import node_names
 from edgeattn.deploy.verify import LEAST_RANK, MAX_LOSS, MAX_MAP_JS, verify
-from edgeattn.engines import held
+from edgeattn.engines import default_threads, held
 from edgeattn.engines.openvino import layer_name
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
 from edgeattn.spec import Artefact, Task, block_of, from_json, path_of, to_json
+from edgeattn.timing.environment import processor_key
 
 Made = tuple[Artefact, dict[str, Path | bytes]]
 """An artefact and its files."""
@@ -96,9 +98,9 @@ class Step:
     agreement: float = 0.0
     """Its share of answers that are float's."""
     map_js: float | None = None
-    """Relative divergence of its maps; None: no maps."""
+    """Relative divergence of its maps in the worst block; None: no maps."""
     map_rank: float | None = None
-    """Rank correlation of its maps."""
+    """Rank correlation of its maps in the worst block."""
     time_ratio: float = math.inf
     """Its time over the float file's, in the same engine, both in turns."""
     float_ms: float = math.inf
@@ -144,6 +146,8 @@ class Ladder:
     """The default recipe."""
     steps: list[Step] = field(default_factory=list)
     """What was tried, in order."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know of the climb."""
 
     def __post_init__(self) -> None:
         self._tuned: Path | None = None
@@ -157,7 +161,7 @@ class Ladder:
         branches = heads.branches(nodes, self.bundle.spec)
         self._heads = {name: tuple(dict.fromkeys(map(layer_name, own))) for name, own in branches.items()}
         told = _TOLD[self.bundle.spec.task]
-        self._measured_on = [len(self.validation), [told(truth) for _, truth in self.validation]]
+        self._measured_on = [[picture_digest(picture), told(truth)] for picture, truth in self.validation]
         self._calibrated_on = hashlib.sha256(b"".join(value.tobytes() for value in self.inputs)).hexdigest()
 
     def default(self, engine: str) -> Made:
@@ -188,6 +192,11 @@ class Ladder:
         if self._tuned is None:
             self._tuned = self.scratch / "tuned.onnx"
             onnx.save(tune(), self._tuned)
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether there are fine-tuned weights."""
+        return self._tuned is not None
 
     def in_graph(self, block: str) -> str:
         """The path in the graph of a block of bundle.json."""
@@ -289,6 +298,8 @@ class Ladder:
             "engine": engine,
             "turn": turn,
             "tools": versions(*TOOLS[engine]),
+            "processor": processor_key(),
+            "threads": default_threads(),
             "plan": asdict(plan),
             "bounds": asdict(self.bounds),
             "recipes": [ATTENTION_ORT, ATTENTION_OV, SMALL_MACS, STEM_CHANNELS, "decoding in float"],

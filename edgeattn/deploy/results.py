@@ -53,11 +53,13 @@ class Result:
     """Share of pictures (of a segmenter: of pixels) on which it answers as the float reference; without pictures, as the maker
     on golden inputs."""
     map_js: float | None = None
-    """Median divergence of its maps from float's, as a fraction of that between different pictures; None: no maps."""
+    """Divergence of its maps from float's, as a fraction of that between different pictures, in the worst block; None: no
+    maps."""
     map_rank: float | None = None
-    """Median rank correlation of its maps with float's; None: no maps."""
+    """Rank correlation of its maps with float's, in the worst block; None: no maps."""
     map_overlap: float | None = None
-    """Median share of what float's maps mark most (a fifth of the places) that its own mark most too; None: no maps."""
+    """Share of what float's maps mark most (a fifth of the places) that its own mark most too, in the worst block; None: no
+    maps."""
     latency_ms: float | None = None
     """Median time of one inference with maps, all artefacts in turns."""
     macro: classify.Macro | None = None

@@ -9,9 +9,9 @@ Gates that an artefact meets, each ending passed, failed or cannot tell (bf16 me
     loss    int8, labelled pictures: it loses at most so much of the task's figure: top-1, mAP50, mIoU (a paired test, see
             `significance.loss_gate` and `fall_gate`)
     flips   int8, pictures without labels: its answer is another one on at most so many
-    maps    int8: its attention lies where float's does: the divergence of the maps, relative to how far maps of two
-            pictures are apart
-    ranks   int8: its maps put the places in the same order as float's
+    maps    int8: its attention lies where float's does, in every block: the divergence of the maps, relative to how far maps
+            of two pictures are apart
+    ranks   int8: its maps put the places in the same order as float's, in every block
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def verify(
         threads: threads that compute one inference; None: the default.
         max_loss: greatest loss of the task's figure that passes, as a fraction.
         max_flips: greatest share of changed answers that passes, on pictures without labels.
-        max_map_js: greatest relative divergence of the attention maps that passes.
-        least_rank: least rank correlation of the attention maps that passes.
+        max_map_js: greatest relative divergence of a block's attention maps that passes.
+        least_rank: least rank correlation of a block's attention maps that passes.
         clock: gives nanoseconds.
 
     Raises:
@@ -151,8 +151,6 @@ def _result(bundle: Bundle, run: Run, reference: Run, seen: Seen, bounds: _Bound
     flips = tuple(sorted(seen.places[i] for i in np.flatnonzero(same < SAME)))
     by_map = _drift(run, seen)
     blocks = _blocks(run, by_map, spec)
-    drift = np.median(list(by_map.values()), axis=0) if blocks else np.empty(0)
-    ranks, overlaps = (np.array(list(series.values())) for series in (run.ranks, run.overlaps))
     agreed = {"golden_agreement": golden["agreement"]} if golden else {}  # what another machine is held to
     judged: dict[str, Any] = {}
     if BROKEN in run.answers:
@@ -163,11 +161,10 @@ def _result(bundle: Bundle, run: Run, reference: Run, seen: Seen, bounds: _Bound
         judged["loss"] = significance.plain(judge.loss(reference.marks, run.marks, bounds.loss)) | agreed
     elif n and run is not reference:
         judged["flips"] = significance.plain(significance.proportion_gate(len(flips), n, bounds.flips)) | agreed
-    if artefact.precision != "float" and len(drift):
-        judged["maps"] = significance.plain(significance.median_gate(drift, bounds.map_js))
-        judged["ranks"] = significance.plain(
-            significance.median_gate(1.0 - np.median(ranks, axis=0), 1.0 - bounds.rank)
-        )
+    if artefact.precision != "float" and blocks:
+        lost_ranks = {name: 1.0 - np.array(run.ranks[name]) for name in by_map}
+        judged["maps"] = _map_gate(by_map, bounds.map_js, blocks)
+        judged["ranks"] = _map_gate(lost_ranks, 1.0 - bounds.rank, blocks)
     ordered = seen.in_order()
     found = judge.figures(run.marks) if seen.is_labelled else {}
     worths = np.array([judge.worth(marks) for marks in run.marks])
@@ -184,9 +181,9 @@ def _result(bundle: Bundle, run: Run, reference: Run, seen: Seen, bounds: _Bound
         figure=found.pop(judge.figure.key, None),
         figures=found,
         agreement=float(same.mean()) if n else golden.get("agreement"),
-        map_js=float(np.median(drift)) if blocks else None,
-        map_rank=float(np.median(ranks)) if blocks else None,
-        map_overlap=float(np.median(overlaps)) if blocks else None,
+        map_js=max((block.js for block in blocks), default=None),
+        map_rank=min((block.rank for block in blocks), default=None),
+        map_overlap=min((block.overlap for block in blocks), default=None),
         latency_ms=statistics.median(run.times_ms) if n else None,
         macro=classify.macro([one for one in classes if isinstance(one, classify.ClassScore)]) if known else None,
         calibration_error=classify.calibration(scores, worths > 0).error if known else None,
@@ -230,6 +227,12 @@ def _blocks(run: Run, drift: Mapping[str, NDArray[np.float64]], spec: Spec) -> t
         )
         for name in drift
     )
+
+
+def _map_gate(figures: Mapping[str, NDArray[np.float64]], bound: float, blocks: Sequence[Fidelity]) -> dict[str, Any]:
+    """The gate of figures a block and picture, and the block that decides it."""
+    place, gate = significance.worst_median_gate(np.array(list(figures.values())), bound)
+    return significance.plain(gate) | {"block": blocks[place].block}
 
 
 def _golden_gate(bundle: Bundle, run: Run) -> dict[str, Any]:

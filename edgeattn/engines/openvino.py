@@ -353,7 +353,8 @@ def _version() -> str:
 
 
 def telling_line(error: Exception) -> str:
-    """The telling line of OpenVINO's message, which begins with the places in its source."""
+    """The telling line of OpenVINO's message, which begins with the places in its source and may end with a summary (`--`)."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    summary = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
     telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
-    return (telling or lines or [type(error).__name__])[0]
+    return (summary or telling or lines or [type(error).__name__])[0]

@@ -129,6 +129,32 @@ def median_gate(values: NDArray[Any], bound: float, confidence: float = 0.95) ->
     return _gate(interval, float(np.median(ordered)), bound, len(ordered), confidence)
 
 
+def worst_median_gate(values_KN: NDArray[Any], bound: float, confidence: float = 0.95) -> tuple[int, Gate]:
+    """Test that the median of each of K populations is at most `bound`: the place of the one that decides, and its gate.
+
+    All have to pass, each by its own upper end. Each of them has a chance to fail by luck, so the lower ends lie further out:
+    at a chance of (1 - confidence) / K (Bonferroni).
+
+    Raises:
+        DataError: there are no samples.
+    """
+    ordered_KN = np.sort(np.asarray(values_KN, np.float64), axis=1)
+    if not ordered_KN.size:
+        raise DataError("the medians of no samples cannot be tested; give some")
+    sure = 1 - (1 - confidence) / len(ordered_KN)
+
+    def gate(ordered: NDArray[np.float64]) -> Gate:
+        def interval(scale: float) -> tuple[float, float]:
+            return _median_interval(ordered, sure, scale)[0], _median_interval(ordered, confidence, scale)[1]
+
+        return _gate(interval, float(np.median(ordered)), bound, len(ordered), confidence)
+
+    gates = [gate(ordered) for ordered in ordered_KN]
+    told = worst([each.verdict for each in gates])
+    place = max((k for k, each in enumerate(gates) if each.verdict == told), key=lambda k: gates[k].value)
+    return place, gates[place]
+
+
 def fall_gate(
     fall: float, drawn_B: NDArray[Any], bound: float, n: int, *, objects: int = 0, confidence: float = 0.95
 ) -> Gate:

@@ -13,11 +13,12 @@ import numpy as np
 from onnx import ModelProto
 
 from edgeattn.bundle import Bundle, sha256
+from edgeattn.datasets.annotated import Annotated
 from edgeattn.datasets.folder import Sample
 from edgeattn.datasets.known import annotated_pictures, held_out
 from edgeattn.datasets.labelled import labelled_pictures
 from edgeattn.datasets.splits import kinds_of, stratified_sample
-from edgeattn.deploy.calibration import FEWEST, PICTURES, Calibration, draw
+from edgeattn.deploy.calibration import FEWEST, PICTURES, Calibration, draw, some_of
 from edgeattn.deploy.export import GOLDEN_PICTURES, Deployed, export, recipe_digest, to_onnx
 from edgeattn.deploy.ladder import Ladder
 from edgeattn.deploy.lint import OPSET
@@ -104,12 +105,19 @@ def quantize_run(
     what they are measured against.
 
     Raises:
-        DataError: too few training pictures for a calibration set.
+        DataError: too few training pictures for a calibration set, or some of it are tested or measured on.
     """
     chosen = calibration or _calibration(data)
-    tests = {sha256(sample.path) for sample in getattr(data.test, "samples", ())}
-    if seen := sum(digest in tests for digest in chosen.digests):
-        raise DataError(f"{seen} of the calibration pictures are in the test split; calibrate on training pictures")
+    for kept_apart, part in (
+        (data.test, "test split"),
+        (data.validation, "validation split, which int8 is measured on"),
+    ):
+        digests = {sample.digest or sha256(sample.path) for sample in getattr(kept_apart, "samples", ())}
+        if seen := [file for file, digest in zip(chosen.files, chosen.digests, strict=True) if digest in digests]:
+            raise DataError(
+                f"{len(seen)} of the calibration pictures are in the {part}, too: {some_of(seen)}; calibrate on training "
+                "pictures that are nowhere else"
+            )
     manifest = folder / "calibration.toml"
     chosen.write(manifest)
     told: dict[str, Any] = {
@@ -140,34 +148,53 @@ def quantize_run(
 def outside_data(bundle: Bundle, pictures: Path, *, skip_missing: bool = False) -> TrainingData:
     """Pictures for a bundle from elsewhere: two of seven to calibrate on (`calibration.PICTURES` at most), the rest to measure on.
 
-    Annotated pictures that are split into parts are calibrated on by their train part, and measured on by the others.
+    Annotated pictures that are split into parts are calibrated on by their train part, and measured on by the others. Of
+    copies (the same bytes) one is taken.
 
     Raises:
-        DataError: names that are no labels of the bundle, or too few pictures.
+        DataError: names that are no labels of the bundle, a picture that is missing, or too few.
     """
     labels: tuple[str, ...] = bundle.spec.labels
     notes: tuple[str, ...] = ()
     root = pictures if pictures.is_dir() else pictures.parent
+    kept: tuple[Annotated, ...] = ()
     if bundle.spec.task == "classify":
-        samples = labelled_pictures(pictures, labels)
-        held: dict[Path, Any] = {sample.path: sample for sample in samples}
-        names: Sequence[str] = labels
+        listed, names = [_digested(sample) for sample in labelled_pictures(pictures, labels)], labels
+        truths: dict[Path, Any] = {sample.path: sample for sample in listed}
     else:
         found = annotated_pictures(pictures, bundle.spec, skip_missing=skip_missing)
-        held, notes = {one.path: one for one in found.pictures}, found.notes
         kinds, names = kinds_of(found)
         pairs = zip(found.pictures, kinds, strict=True)
-        samples = [Sample(one.path, kind, digest=one.digest) for one, kind in pairs]
-        if found.pictures != (kept := held_out(found)):
-            away = {one.path for one in kept}
-            held = {one.path: one for one in kept}
-            samples = [sample for sample in samples if sample.path not in away]
+        listed = [Sample(one.path, kind, digest=one.digest) for one, kind in pairs]
+        truths, notes = {one.path: one for one in found.pictures}, found.notes
+        kept = held_out(found) if held_out(found) != found.pictures else ()
+    samples = list({sample.digest: sample for sample in listed}.values())
+    if copies := len(listed) - len(samples):
+        notes += (f"{copies} pictures are copies of others: left out",)
+    held = {sample.path: truths[sample.path] for sample in samples}
+    if kept:
+        held, away = {one.path: one for one in kept}, {one.digest for one in kept}
+        samples = [sample for sample in samples if sample.digest not in away]
+    if len(held.keys() | {sample.path for sample in samples}) <= FEWEST:
+        raise DataError(
+            f"{pictures} holds {len(held)} different pictures: {FEWEST} calibrate int8, and it is measured on others; give some "
+            "300 more, which tell a loss of one point"
+        )
     some = stratified_sample(samples, max(FEWEST, min(PICTURES, 2 * len(held) // 7)), seed=0)
     taken = {sample.path for sample in some}
     rest = PictureFiles([one for path, one in held.items() if path not in taken])
     return TrainingData(
         labels, FolderViews(some, bundle.spec.input, Augment()), rest, calibration=draw(some, names, root), notes=notes
     )
+
+
+def _digested(sample: Sample) -> Sample:
+    try:
+        return replace(sample, digest=sha256(sample.path))
+    except OSError as error:
+        raise DataError(
+            f"{sample.path} cannot be read ({error.strerror}); restore it, or take it off the list"
+        ) from error
 
 
 def _calibration(data: TrainingData) -> Calibration:

@@ -17,6 +17,7 @@ import pytest
 from edgeattn import cli
 from edgeattn._cv2 import cv2
 from edgeattn.bundle import load
+from edgeattn.datasets.folder import Sample
 from edgeattn.deploy import calibration
 
 Typed = tuple[int, str, str]
@@ -74,6 +75,9 @@ def test_make_from_pictures_to_a_bundle_that_runs(
     assert "branch float" in printed
     assert {step["engine"] for step in json.loads(report.read_text())["ladder"]} == {"onnxruntime", "openvino"}
     assert (out / "student" / "ladder.jsonl").is_file()
+    assert json.loads(report.read_text())["bundle"] == str(bundle.path)
+    assert "quantized layers are executed on integers here" in printed
+    assert "int8 cannot tell (loss): about " in printed
     assert "edgeattn run" in printed
     words = ("sensitivity", bundle.path, "--run", out / "student", "--engine", "onnxruntime", "--minutes", "0.05")
     code, printed, _ = typed(capsys, monkeypatch, *words, "--json", report, "--html", tmp_path / "page.html")
@@ -88,6 +92,17 @@ def test_make_from_pictures_to_a_bundle_that_runs(
     told = load(bundle.path).provenance["qat"]["recipe"]
     assert (told["qat"], told["epochs"], told["start"]) == (True, 1, str(out / "student"))
     assert load(bundle.path).artefacts[0].verdict == "passed"
+    for i in range(32):
+        (tmp_path / "grey" / f"{i}.png").parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "grey" / f"{i}.png"), np.full((70 + i, 90, 3), 128, np.uint8))
+    grey = [Sample(path, 0) for path in sorted((tmp_path / "grey").iterdir())]
+    calibration.draw(grey, ["grey"], tmp_path / "grey").write(tmp_path / "grey.toml")
+    ruined = ("quantize", bundle.path, "--run", out / "student", "--calibration", tmp_path / "grey.toml")
+    code, printed, _ = typed(capsys, monkeypatch, *ruined, "--minutes", "0")
+    assert code == 1
+    assert "onnxruntime int8 failed: it loses " in printed
+    assert f"this one works: edgeattn run {bundle.path} --engine onnxruntime --precision float" in printed
+    assert f"next:  edgeattn quantize {bundle.path} --run {out / 'student'} --qat 4 --minutes 10" in printed
 
 
 def test_train_export_step_by_step(
@@ -120,8 +135,11 @@ def test_train_export_step_by_step(
         "--minutes",
         "0",
     )  # as for a bundle from elsewhere
+    shutil.copyfile(photos / "red" / "60.png", photos / "red" / "copy.png")
     code, printed, _ = typed(capsys, monkeypatch, *outside)
+    (photos / "red" / "copy.png").unlink()
     assert code in (1, 3), "two epochs teach nothing, and 58 pictures cannot tell"
+    assert "1 pictures are copies of others: left out" in printed
     assert len(calibration.read(tmp_path / "run.int8" / "calibration.toml")) == 32
     assert load(tmp_path / "run.edgeattn").provenance["calibration"]["pictures"] == 32
 

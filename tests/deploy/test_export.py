@@ -15,6 +15,7 @@ from edgeattn.bundle import load
 from edgeattn.deploy import export as export_function
 from edgeattn.deploy.export import EXPORTERS, Deployed, to_onnx
 from edgeattn.deploy.lint import lint
+from edgeattn.deploy.rewrite import rewrite
 from edgeattn.engines import open_engine
 from edgeattn.errors import DataError, EdgeAttnError, GateError
 from edgeattn.imaging import Picture, prepare
@@ -123,6 +124,46 @@ def test_relu6_becomes_one_clip(tmp_path: Path) -> None:
     assert ops["Clip"] == 1
     assert ops["Min"] + ops["Max"] == 0
     assert bundle.spec.maps == ()
+
+
+class Squeezed(nn.Module):
+    """Squeeze and excitation by linear layers, and an attention whose q, k and v come of `unbind`, as timm writes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 4)
+        self.narrow, self.wide, self.qkv = nn.Linear(16, 4), nn.Linear(4, 16), nn.Linear(16, 48)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x * self.wide(self.narrow(x.mean((2, 3))).relu()).sigmoid()[:, :, None, None]
+        tokens_BNC = x.flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(tokens_BNC).reshape(-1, tokens_BNC.shape[1], 3, 4, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.head(mixed.transpose(1, 2).flatten(2).mean(1))
+
+
+def test_means_without_their_dimensions_and_unbind_are_repaired(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    bundle = export_function(Squeezed().eval(), tmp_path / "m", labels=LABELS, imgsz=32, pictures=pictures(2))
+    assert [artefact.recipe["exporter"] for artefact in bundle.artefacts] == ["dynamo", "dynamo"]
+    graph = onnx.shape_inference.infer_shapes(onnx.load(bundle.path / "float.onnx")).graph
+    kinds = Counter(node.op_type for node in graph.node)
+    assert (kinds["GlobalAveragePool"], kinds["Flatten"], kinds["Split"], kinds["Slice"]) == (1, 1, 1, 0)
+    assert max(len(value.type.tensor_type.shape.dim) for value in graph.value_info) == 4
+
+
+def test_a_mean_of_three_dimensions_is_no_pooling() -> None:
+    """Its last two axes are 1 and 2, which counted from the end look like those of a map."""
+    node = onnx.helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=1)
+    x, y = (
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s)
+        for n, s in (("x", [1, 4, 4]), ("y", [1, 1, 1]))
+    )
+    graph = onnx.helper.make_graph([node], "g", [x], [y], [onnx.numpy_helper.from_array(np.array([-2, -1]), "axes")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    rewrite(model)
+    assert [node.op_type for node in model.graph.node] == ["ReduceMean"]
 
 
 class Fickle(nn.Module):

@@ -36,10 +36,8 @@ def test_an_ir_goes_the_way_of_our_own(
     path = tmp_path / "peer.edgeattn"
     assert typed(monkeypatch, "quantize", path, "--data", photos, "--minutes", 0.3, "--json", report) in (0, 3)
     held = json.loads(report.read_text())
-    assert {(row["engine"], row["precision"]) for row in held["results"]} == {
-        ("openvino", "float"),
-        ("openvino", "int8"),
-    }
+    made = {(row["engine"], row["precision"]) for row in held["results"]}
+    assert made - {("openvino", "bf16")} == {("openvino", "float"), ("openvino", "int8")}
     assert {step["engine"] for step in held["ladder"]} == {"openvino"}
     bundle = load(path)
     engine = open_engine(bundle, engine="openvino", precision="int8")

@@ -75,8 +75,28 @@ def test_blocks_that_are_off_get_float_attention_and_the_second_climb_remembers(
     assert climb(again, 5.0, engines=ORT)["onnxruntime"][0].recipe["blocks"] == dict(best.plan.rungs)
     assert [replace(s, seconds=0) for s in again.steps] == [replace(s, seconds=0) for s in ladder.steps]
     assert again.knows("onnxruntime", best.plan)
-    monkeypatch.setattr(module, "STEM_CHANNELS", 1)
-    assert not again.knows("onnxruntime", best.plan), "another recipe makes another file of the same plan"
+    others = [(picture[:, ::-1].copy(), label) for picture, label in VALIDATION]
+    assert not replace(again, validation=others).knows("onnxruntime", best.plan), "other pictures of the same labels"
+    for name, other in (("processor_key", lambda: "another"), ("default_threads", lambda: 64), ("STEM_CHANNELS", 1)):
+        with monkeypatch.context() as there:
+            there.setattr(module, name, other)
+            assert not again.knows("onnxruntime", best.plan), f"another {name}"
+    assert again.knows("onnxruntime", best.plan)
+
+
+def test_one_block_that_is_off_is_repaired_and_no_other(eca_bundle: Bundle, tmp_path: Path) -> None:
+    """A bound on the divergence that all blocks but one keep: what counts is the worst, not most of them."""
+    loose = Bounds(loss=0.5, map_js=1.0, rank=-1e6)  # of the ranks nothing is asked
+    first = a_ladder(eca_bundle, tmp_path / "first", loose).attempt("onnxruntime", Plan(), "branch float")
+    worst, second = sorted(first.off, key=lambda block: -first.off[block])[:2]
+    between = replace(loose, map_js=(first.off[worst] * first.off[second]) ** 0.5)
+    ladder = a_ladder(eca_bundle, tmp_path / "second", between)
+    step = ladder.attempt("onnxruntime", Plan(), "branch float")
+    assert [block for block in step.off if step.off[block] > 1.0] == [worst]
+    assert step.excess == pytest.approx(step.off[worst])
+    assert not step.is_inside
+    climb(ladder, 5.0, engines=ORT)
+    assert next(step.blocks for step in ladder.steps if step.rung == "attention float") == (worst,)
 
 
 def test_without_time_the_default_recipe_is_taken(eca_bundle: Bundle, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -145,6 +146,41 @@ def test_a_ruined_calibration_fails_and_float_is_what_runs(bundle: Bundle, tmp_p
     assert choose(made.bundle).precision != "int8"
 
 
+def test_int8_that_fails_does_not_replace_what_passed(bundle: Bundle, tmp_path: Path) -> None:
+    grey = [np.full((40, 40 + i, 3), 128, np.uint8) for i in range(32)]
+    validation, told = discs.pictures(150, seed=3), {"calibration": {"pictures": 48}}
+    good = quantize(copy_of(bundle, tmp_path / "q.edgeattn"), CALIBRATION, validation, provenance=told).bundle
+    made = quantize(good, grey, validation, provenance={"calibration": {"pictures": 32}})
+    assert (made.verdict, made.report.verdict) == ("failed", "failed")
+    assert (made.report.bundle, made.report.digest) == (str(good.path), load(good.path).digest())
+    again = load(good.path)
+    for name in ("onnxruntime", "openvino"):
+        assert again.artefact(name, "int8").verdict == "passed"
+        assert f"{name} int8: failed, so the bundle keeps the one of before, which has passed" in made.notes
+    assert again.provenance["calibration"]["pictures"] == 48
+    assert again.sha256 == good.sha256
+
+
+def test_bf16_that_has_not_passed_is_told_and_left_out(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a processor without bf16 it does not open; elsewhere so few pictures cannot tell."""
+    monkeypatch.setattr(importlib.import_module("edgeattn.deploy.quantize"), "computes_bf16", lambda: True)
+    made = quantize(copy_of(bundle, tmp_path / "q.edgeattn"), CALIBRATION, discs.pictures(10, seed=3))
+    (told,) = [result for result in made.report.results if result.precision == "bf16"]
+    assert told.verdict == ("cannot tell" if computes_bf16() else "failed")
+    assert f"openvino bf16: {told.verdict}, so it is left out of the bundle" in made.notes
+    assert "bf16" not in {artefact.precision for artefact in made.bundle.artefacts}
+    assert made.verdict == "cannot tell", "that of int8"
+
+
+def test_copies_in_a_calibration_set_are_left_out(bundle: Bundle, tmp_path: Path) -> None:
+    copies = [warm(1, seed=9)[0]] * 400
+    made = quantize(copy_of(bundle, tmp_path / "q.edgeattn"), warm(40) + copies, [(p, 0) for p in warm(40, seed=6)])
+    assert made.bundle.artefact("openvino", "int8").recipe["pictures"] == 41
+    assert "399 of the 440 calibration pictures are copies of others: left out" in made.notes
+
+
 def test_nothing_to_calibrate_on(bundle: Bundle) -> None:
     with pytest.raises(DataError, match="calibration and validation"):
         quantize(bundle, [], [])
@@ -162,7 +198,9 @@ def warm(count: int, side: int = 40, seed: int = 5) -> list[np.ndarray]:
     [
         (warm(31), "31 different pictures are too few"),
         (warm(20) * 2, "20 different pictures, 40 with repetitions, are too few"),
-        (warm(32) + warm(40, seed=6)[:2], "2 of the calibration pictures are among those"),
+        (warm(32) + warm(40, seed=6)[:2], r"2 of the calibration pictures are among those.* order of the set: 33, 34"),
+        ([picture[..., 0] for picture in warm(40)], r"picture 1 is uint8 \(40, 40\); give \(H, W, 3\) bytes"),
+        ([np.full((40, 40, 3), np.nan), *warm(40)], r"picture 1 is float64 \(40, 40, 3\); give \(H, W, 3\) bytes"),
         ([picture[..., ::-1] for picture in warm(40)], "40 levels more blue than red.*40 more red than blue.*swapped"),
         (warm(32, side=18), "18 pixels high or wide.* 40: thumbnails"),
     ],

@@ -377,6 +377,113 @@ def test_an_old_opset_is_raised(tmp_path: Path) -> None:
     assert [entry.version for entry in held.opset_import] == [13]
 
 
+@FORMS
+@pytest.mark.parametrize("kind", ["Identity", "Flatten", "Reshape"])
+def test_a_softmax_before_a_change_of_shape_is_cut_off(
+    kind: str, form: Any, engines: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A bundle gives logits: probabilities would be taken for logits, and softmaxed once more."""
+    file = brightness(tmp_path / "m.onnx", batch=1)
+    model = onnx.load(file)
+    model.graph.node[-1].output[0] = "inner"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 2]), "two"))
+    inputs = ["inner", "two"] if kind == "Reshape" else ["inner"]
+    model.graph.node.append(helper.make_node(kind, inputs, ["probabilities"]))
+    onnx.save(model, file)
+    pictures = bytes_of(shades())
+    spec = (found := import_model(form(file), tmp_path / "m", pictures, labels=SIDES)).bundle.spec
+    for name in engines:
+        engine = open_engine(found.bundle, engine=name, precision="float")
+        answer = engine.infer(prepare(pictures[1][0], spec.input))[spec.output].ravel()
+        engine.close()
+        assert answer[0] == pytest.approx(-answer[1], abs=1e-4)
+        assert answer[1] > 2, "a logit"
+
+
+def test_a_depthwise_first_layer_gets_its_channels_turned_too(tmp_path: Path) -> None:
+    opponents, pictures = (np.eye(3)[:, ::-1] * 3 - 1) * 5, tiny.pictures(24)
+    file = a_model(tmp_path / "m.onnx", opponents, [0, 0, 0])
+    model = onnx.load(file)
+    model.graph.node[0].input[0] = "each"
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((3, 1, 1, 1), np.float32), "depthwise"))
+    model.graph.node.insert(0, helper.make_node("Conv", ["x", "depthwise"], ["each"], group=3))
+    onnx.save(model, file)
+    found = import_model(file, tmp_path / "m", pictures, labels=COLOURS)
+    assert (found.tried[0].channels, found.tried[0].top1) == ("bgr", 1.0)
+    assert [result.figure for result in verify(found.bundle, pictures).results] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("opset", "kept"), [(13, 0), (17, 1), (18, 0), (18, 1)])
+def test_pooling_and_clips_are_repaired_as_at_export(opset: int, kept: int, tmp_path: Path) -> None:
+    file = clipped(tmp_path / "m.onnx", opset, kept)
+    found = import_model(file, tmp_path / "m", bytes_of(shades()), labels=SIDES, normalisation="0..1", channels="rgb")
+    kinds = [node.op_type for node in onnx.load(found.bundle.path / "float.onnx").graph.node]
+    assert kinds[:2] == ["Clip", "GlobalAveragePool"]
+    assert not {"Min", "Max", "ReduceMean"}.intersection(kinds)
+    assert all(artefact.gates["parity"]["verdict"] == "passed" for artefact in found.bundle.artefacts)
+
+
+def clipped(file: Path, opset: int, kept: int) -> Path:
+    """As `brightness`, its pictures clipped by Min and Max, its means with or without their dimensions."""
+    weights = {"m": np.array([[-20, 20]] * 3), "b": np.array([28, -28]), "low": np.array(0.0), "high": np.array(1.0)}
+    held = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    axes = {"axes": [2, 3]} if opset < 18 else {}
+    if opset >= 18:
+        held.append(numpy_helper.from_array(np.array([2, 3]), "axes"))
+    nodes = [
+        helper.make_node("Min", ["x", "high"], ["below"]),
+        helper.make_node("Max", ["below", "low"], ["clipped"]),
+        helper.make_node("ReduceMean", ["clipped", *([] if axes else ["axes"])], ["mean"], keepdims=kept, **axes),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "m", "b"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2])],
+        held,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), file)
+    return file
+
+
+def test_a_repair_that_changes_the_answers_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(model: onnx.ModelProto) -> None:
+        model.graph.node[0].op_type = "Max"
+
+    monkeypatch.setattr("edgeattn.deploy.foreign.onnx.rewrite", wrong)
+    file = clipped(tmp_path / "m.onnx", 18, 1)
+    found = import_model(file, tmp_path / "m", bytes_of(shades()), labels=SIDES, normalisation="0..1", channels="rgb")
+    assert [node.op_type for node in onnx.load(found.bundle.path / "float.onnx").graph.node][:2] == ["Min", "Max"]
+
+
+def test_an_operator_that_an_engine_lacks_is_named_with_its_block(tmp_path: Path) -> None:
+    file = unknown_operator(tmp_path / "m.onnx")
+    model = onnx.load(file)
+    model.graph.node[1].name = "/stages.1/attention/Frobnicate"
+    onnx.save(model, file)
+    with pytest.raises(DataError) as refused:
+        import_model(file, tmp_path / "m", bytes_of(shades()), labels=SIDES)
+    told = str(refused.value)
+    assert told.count("; it names Frobnicate (/stages.1/attention/Frobnicate)") == 2, "for each engine"
+    assert f"{file}: onnxruntime" in told
+    assert "float.onnx" not in told
+
+
+@FORMS
+def test_another_size_than_the_file_s_own_is_refused(form: Any, engines: tuple[str, ...], tmp_path: Path) -> None:
+    file = form(brightness(tmp_path / "m.onnx"))
+    with pytest.raises(DataError, match="takes pictures of 32 x 32 alone; leave out --imgsz 48"):
+        import_model(file, tmp_path / "m", bytes_of(shades()), labels=SIDES, imgsz=48)
+    assert import_model(file, tmp_path / "m", bytes_of(shades()), labels=SIDES, imgsz=32).bundle
+
+
+def test_without_pictures_nothing_is_imported(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="checks a model on pictures; give at least one"):
+        import_model(brightness(tmp_path / "m.onnx"), tmp_path / "m", [], labels=SIDES)
+
+
 def test_engines_that_differ_make_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where one of them computes an operator wrongly."""
     original = importing._logits
@@ -405,13 +512,30 @@ def typed(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return int(end.value.code or 0)
 
 
+def as_folders(root: Path, n: int = 12) -> None:
+    for i, (picture, label) in enumerate(bytes_of(shades(n))):
+        folder = root / SIDES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{i}.png"), picture)
+
+
+def test_what_npu_compilers_refuse_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = brightness(tmp_path / "m.onnx")
+    model = onnx.load(file)
+    model.opset_import[0].version, model.ir_version = 21, 10
+    onnx.save(model, file)
+    as_folders(tmp_path / "photos")
+    assert typed(monkeypatch, "import", file, "--data", tmp_path / "photos", "--labels", "dark,bright") == 0
+    told = f"lint: 2 rules of NPU compilers broken; edgeattn lint {tmp_path / 'm.edgeattn'} --target all"
+    assert told in capsys.readouterr().out
+
+
 def test_from_a_file_and_class_folders_to_a_verified_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for i, (picture, label) in enumerate(bytes_of(shades(20))):
-        folder = tmp_path / "photos" / SIDES[label]
-        folder.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(folder / f"{i}.png"), picture)
+    as_folders(tmp_path / "photos", 20)
     file, report = brightness(tmp_path / "m.onnx"), tmp_path / "r.json"
     words = ("import", file, "--data", tmp_path / "photos", "--json", report)
     assert typed(monkeypatch, *words, "--labels", "dark,bright") == 0

@@ -18,12 +18,13 @@ import tiny
 from onnx import helper, numpy_helper
 
 from edgeattn.bundle import Bundle, write
+from edgeattn.cli.verify import remarks
 from edgeattn.deploy.results import Report, Result, gates
 from edgeattn.deploy.verify import BROKEN, verify
 from edgeattn.engines import open_engine
 from edgeattn.errors import BundleError, DataError, NameNotFoundError
 from edgeattn.imaging import prepare
-from edgeattn.spec import Artefact, Rejection
+from edgeattn.spec import Artefact, MapSpec, Rejection
 
 PICTURES = tiny.pictures(300, seed=5)
 
@@ -174,6 +175,34 @@ def test_maps_that_tell_nothing_fail(tiny_int8_bundle: Bundle, tmp_path: Path, s
     assert block.block == "stages.2.attention"
     assert block.rank < 0.5
     assert block.overlap < 0.8
+
+
+def test_one_spoilt_block_of_five_fails_and_is_named(tiny_int8_bundle: Bundle, tmp_path: Path) -> None:
+    """Four blocks whose attention is kept do not make up for one whose attention is gone."""
+    outputs = ["map_0", *(f"map_{i}" for i in range(1, 5))]
+
+    def five(model: bytes, constant: str = "") -> bytes:
+        loaded = onnx.load_model_from_string(model)
+        loaded.graph.initializer.append(numpy_helper.from_array(np.full((1, 4, 4), 0.5, np.float32), "half"))
+        for name in outputs[1:]:
+            source = "half" if name == constant else "map_0"
+            loaded.graph.node.append(helper.make_node("Identity", [source], [name]))
+            loaded.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4, 4]))
+        return bytes(loaded.SerializeToString())
+
+    float_model = five(tiny.float_model().SerializeToString())
+    files = {"float_onnx": float_model, "golden/golden_npz": tiny.golden(float_model)}
+    maps = tuple(MapSpec(name, f"stages.{i}", "energy") for i, name in enumerate(outputs))
+    wide = replace(tiny_int8_bundle, spec=replace(tiny_int8_bundle.spec, maps=maps))
+    for constant, expected in (("", "passed"), ("map_3", "failed")):
+        bundle = changed(wide, tmp_path / f"{expected}.edgeattn", int8_onnx=five(tiny.int8_model(), constant), **files)
+        report = verify(bundle, PICTURES, engines=["onnxruntime"], precisions=["int8"], threads=1)
+        (result,) = report.results
+        assert (result.gates["maps"]["verdict"], result.gates["ranks"]["verdict"]) == (expected, expected)
+    assert result.gates["maps"]["block"] == result.gates["ranks"]["block"] == "stages.3"
+    assert result.map_js == max(block.js for block in result.blocks) == result.blocks[3].js
+    assert (result.map_rank, result.map_overlap) == (result.blocks[3].rank, result.blocks[3].overlap)
+    assert sum("attention in stages.3" in line for line in remarks(report)) == 2
 
 
 def test_bits_that_two_pictures_share_do_not_hide_a_drift(tiny_int8_bundle: Bundle, tmp_path: Path) -> None:

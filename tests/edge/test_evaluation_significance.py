@@ -21,6 +21,7 @@ from edgeattn.evaluation.significance import (
     verdict,
     wilson,
     worst,
+    worst_median_gate,
 )
 
 
@@ -181,6 +182,30 @@ def test_the_interval_of_a_median_holds() -> None:
     gates = [median_gate(rng.exponential(1.0, 40), 1.0) for _ in range(2000)]
     assert np.mean([gate.low <= math.log(2) for gate in gates]) >= 0.94
     assert np.mean([gate.high >= math.log(2) for gate in gates]) >= 0.94
+
+
+def test_the_worst_of_several_medians_decides() -> None:
+    rng = np.random.default_rng(4)
+    sound_KN = rng.exponential(0.1, (12, 100))
+    place, gate = worst_median_gate(sound_KN, 0.25)
+    assert gate.verdict == "passed"
+    assert gate.value == np.median(sound_KN, axis=1).max() == np.median(sound_KN[place])
+    spoilt_KN = sound_KN.copy()
+    spoilt_KN[7] = rng.exponential(1.0, 100)
+    assert (worst_median_gate(spoilt_KN, 0.25)[0], worst_median_gate(spoilt_KN, 0.25)[1].verdict) == (7, "failed")
+    near_KN = sound_KN.copy()
+    near_KN[3] = rng.exponential(0.25 / math.log(2), 100)
+    place, gate = worst_median_gate(near_KN, 0.25)
+    assert (place, gate.verdict) == (3, "cannot tell")
+    with pytest.raises(DataError, match="medians of no samples"):
+        worst_median_gate(np.empty((3, 0)), 1.0)
+
+
+def test_many_medians_at_their_bound_do_not_fail_by_luck() -> None:
+    rng = np.random.default_rng(5)
+    gates = [worst_median_gate(rng.exponential(1.0, (12, 40)), math.log(2))[1] for _ in range(500)]
+    assert np.mean([gate.verdict == "failed" for gate in gates]) <= 0.07
+    assert np.mean([gate.verdict == "passed" for gate in gates]) <= 0.01
 
 
 def test_wilson_of_nothing_and_of_everything() -> None:

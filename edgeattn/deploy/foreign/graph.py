@@ -45,7 +45,7 @@ class Graph(Protocol):
         """What shows that it is quantized already: types of nodes."""
 
     def keep(self, *outputs: str) -> None:
-        """Give these outputs alone; a softmax right before one that stands alone is cut off."""
+        """Give these outputs alone; a softmax before one that stands alone, with at most a change of shape between, is cut off."""
 
     def fix(self, shape: Sequence[int]) -> None:
         """Work out all sizes from the input's.
@@ -59,6 +59,12 @@ class Graph(Protocol):
 
     def swap_channels(self) -> None:
         """Take RGB where it was made for BGR, (1, 3, H, W) both."""
+
+    def repaired(self) -> Graph | None:
+        """A copy in the form that engines compute best (see `rewrite`); None where there is nothing to repair."""
+
+    def named_in(self, text: str) -> Sequence[str]:
+        """Nodes whose operator an engine's message names, each with its own name."""
 
     def files(self) -> dict[str, bytes]:
         """The float artefact's files by name; the first is what an engine opens."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +11,11 @@ import numpy as np
 import onnx
 
 from edgeattn.deploy.foreign.graph import Port
+from edgeattn.deploy.rewrite import rewrite
 from edgeattn.errors import DataError
 
+SHAPING = ("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
+"""Operators that change no number."""
 OPSET = 13
 """Least opset: int8 with a scale a channel needs it."""
 
@@ -73,13 +78,20 @@ class OnnxGraph:
         if len(outputs) > 1:
             return
         (output,) = outputs
-        last = next((node for node in graph.node if output in node.output), None)
-        if last is not None and last.op_type in ("Softmax", "LogSoftmax"):
-            graph.node.remove(last)
-            source = last.input[0]
-            for node in graph.node:
-                node.input[:] = [output if held == source else held for held in node.input]
-                node.output[:] = [output if held == source else held for held in node.output]
+        makers = {name: node for node in graph.node for name in node.output}
+        last, after = makers.get(output), None
+        while last is not None and last.op_type in SHAPING:
+            last, after = makers.get(last.input[0]), last
+        if last is None or last.op_type not in ("Softmax", "LogSoftmax"):
+            return
+        source = last.input[0]
+        if after is not None:
+            after.input[0] = source
+            return
+        graph.node.remove(last)
+        for node in graph.node:
+            node.input[:] = [output if held == source else held for held in node.input]
+            node.output[:] = [output if held == source else held for held in node.output]
 
     def fix(self, shape: Sequence[int]) -> None:
         """As `Graph.fix`."""
@@ -108,12 +120,35 @@ class OnnxGraph:
         weights = {tensor.name: tensor for tensor in self.model.graph.initializer}
         if [node.op_type for node in readers] == ["Conv"] and readers[0].input[1] in weights:
             tensor = weights[readers[0].input[1]]
-            turned = onnx.numpy_helper.to_array(tensor)[:, ::-1].copy()
-            tensor.CopyFrom(onnx.numpy_helper.from_array(turned, tensor.name))
-            return
+            sharing = [node for node in self.model.graph.node if tensor.name in node.input]
+            if len(sharing) == 1 and tensor.dims[1] == 3:  # a depthwise one sees its channel alone
+                turned = onnx.numpy_helper.to_array(tensor)[:, ::-1].copy()
+                tensor.CopyFrom(onnx.numpy_helper.from_array(turned, tensor.name))
+                return
         order = onnx.numpy_helper.from_array(np.array([2, 1, 0]), "channel_order")
         self.model.graph.initializer.append(order)
         self.model.graph.node.insert(0, self._before("Gather", f"{given.name}_bgr", order.name, axis=1))
+
+    def repaired(self) -> OnnxGraph | None:
+        """As `Graph.repaired`."""
+        repaired = copy.copy(self)
+        repaired.model = onnx.ModelProto()
+        repaired.model.CopyFrom(self.model)
+        rewrite(repaired.model)
+        before, after = ([node.op_type for node in held.model.graph.node] for held in (self, repaired))
+        if before == after:
+            return None
+        repaired.model = onnx.shape_inference.infer_shapes(repaired.model, data_prop=True)
+        return repaired
+
+    def named_in(self, text: str) -> list[str]:
+        """As `Graph.named_in`."""
+        found = []
+        for node in self.model.graph.node:
+            if re.search(rf"(?<!\w){re.escape(node.op_type)}(?!\w)", text):
+                place = f"makes '{node.output[0]}'" if node.name.startswith("-/") else node.name
+                found.append(f"{node.op_type} ({place})")
+        return found
 
     def files(self) -> dict[str, bytes]:
         """As `Graph.files`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from edgeattn.errors import DataError
 
 ULTRALYTICS = "metadata.yaml"
 """What ultralytics writes beside the IR."""
+SHAPING = ("Identity", "Reshape", "Squeeze", "Unsqueeze")
+"""Operations that change no number."""
 INTEGERS = frozenset({"i4", "u4", "i8", "u8", "nf4"})
 """Types of weights that are quantized."""
 
@@ -81,10 +84,13 @@ class IrGraph:
             return
         (output,) = outputs
         (result,) = self.model.get_results()
-        last = result.input_value(0).get_node()
+        last, after = result.input_value(0).get_node(), result
+        while last.get_type_name() in SHAPING:
+            last, after = last.input_value(0).get_node(), last
         if last.get_type_name() in ("Softmax", "LogSoftmax"):
-            last.output(0).get_tensor().set_names(set())
-            result.input(0).replace_source_output(last.input_value(0))
+            if after is result:
+                last.output(0).get_tensor().set_names(set())
+            after.input(0).replace_source_output(last.input_value(0))
             self.model.validate_nodes_and_infer_types()
             self.model.output(0).get_tensor().set_names({output})
 
@@ -102,6 +108,15 @@ class IrGraph:
     def swap_channels(self) -> None:
         """As `Graph.swap_channels`; OpenVINO turns the first convolution's weights where it can."""
         self._prepare("NCHW", "NCHW", swap=True)
+
+    def repaired(self) -> None:
+        """As `Graph.repaired`: OpenVINO mends these forms when it reads the model they come from."""
+        return
+
+    def named_in(self, text: str) -> list[str]:
+        """As `Graph.named_in`."""
+        named = [op for op in self.model.get_ops() if re.search(rf"(?<!\w){op.get_type_name()}(?!\w)", text)]
+        return [f"{op.get_type_name()} ({op.get_friendly_name()})" for op in named]
 
     def files(self) -> dict[str, bytes]:
         """As `Graph.files`."""

@@ -1,0 +1,87 @@
+"""The climb by itself: what it tries and says, on a ladder whose tries are told and take no time of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from edgeattn.deploy import climb as module
+from edgeattn.deploy.climb import climb
+from edgeattn.deploy.ladder import Step
+from edgeattn.deploy.recipes import Plan
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    def __init__(self) -> None:
+        self.now = 1.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Told:
+    """A ladder of one block that is off however it is quantized, each try a little less; a try takes `takes` seconds."""
+
+    def __init__(self, clock: Clock, takes: float = 1.0, engines: Sequence[str] = ("onnxruntime",)) -> None:
+        self.clock, self.takes, self.engines = clock, takes, engines
+        self.start, self.blocks, self.heads = Plan(), ("a",), dict[str, Any]()
+        self.steps, self.notes, self.is_tuned = list[Step](), list[str](), False
+
+    def attempt(self, engine: str, plan: Plan, rung: str, blocks: Sequence[str] = (), *, tuned: bool = False) -> Step:
+        self.clock.now += self.takes
+        pull = 3.0 - 0.1 * len(self.steps)
+        self.steps.append(Step(engine, rung, tuple(blocks), plan, tuned, excess=2.0, pull=pull, off={"a": 2.0}))
+        return self.steps[-1]
+
+    def in_graph(self, block: str) -> str:
+        return block
+
+    def tuned_by(self, tune: Callable[[], object]) -> None:
+        if not self.is_tuned:
+            tune()
+            self.is_tuned = True
+
+    def finished(self, engine: str, best: Step) -> Step:
+        return best
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    fake = Clock()
+    monkeypatch.setattr(module, "time", fake)
+    return fake
+
+
+def rungs(ladder: Told, engine: str = "onnxruntime") -> list[str]:
+    return [step.rung for step in ladder.steps if step.engine == engine]
+
+
+def test_fine_tuning_that_there_is_no_time_for_is_said(clock: Clock) -> None:
+    ladder, asked = Told(clock), list[int]()
+    climb(ladder, 2.5 / 60, lambda: asked.append(1))  # type: ignore[arg-type, return-value]
+    assert (rungs(ladder), asked) == (["branch float", "all int8"], [])
+    assert ladder.notes == ["onnxruntime: QAT left out: no time; give more with --minutes"]
+
+
+def test_without_fine_tuning_nothing_is_said_of_it(clock: Clock) -> None:
+    ladder = Told(clock)
+    climb(ladder, 2.5 / 60)  # type: ignore[arg-type]
+    assert ladder.notes == []
+
+
+def test_fine_tuning_that_was_begun_is_finished_and_measured_for_every_engine(clock: Clock) -> None:
+    ladder, asked = Told(clock, engines=("onnxruntime", "openvino")), list[int]()
+
+    def tune() -> None:
+        asked.append(1)
+        clock.now += 600.0
+
+    climb(ladder, 10.5 / 60, tune)  # type: ignore[arg-type]
+    assert rungs(ladder) == ["branch float", "all int8", "attention float", "block float", "QAT"]
+    assert rungs(ladder, "openvino") == ["branch float", "QAT"]
+    assert [step.rung for step in ladder.steps if step.tuned] == ["QAT", "QAT"]
+    assert (len(asked), ladder.notes) == (1, [])
