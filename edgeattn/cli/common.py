@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
 
-from edgeattn.errors import EdgeAttnError, ExtraMissingError, NameNotFoundError
+from edgeattn.errors import BundleError, EdgeAttnError, ExtraMissingError, NameNotFoundError
 from edgeattn.spec import Task
+
+if TYPE_CHECKING:
+    from edgeattn.bundle import Bundle
 
 console = Console(highlight=False, soft_wrap=True)
 """Standard output; plain text when it is no terminal."""
@@ -63,6 +66,22 @@ def write_text(path: Path, content: str) -> None:
 def say(line: str) -> None:
     """Print a line as it is: brackets and colons of paths are no markup."""
     console.print(line, markup=False)
+
+
+def load_own(name: str) -> Bundle:
+    """Open a bundle that is to be written to, which those of the zoo are not: they lie in the installed package.
+
+    Raises:
+        BundleError: it is the zoo's; says how to copy it. Or as `bundle.load`.
+    """
+    from edgeattn.bundle import ZOO, load
+
+    bundle = load(name)
+    if bundle.path.resolve().is_relative_to(ZOO.resolve()):
+        raise BundleError(
+            f"{bundle.path} ships with edgeattn and stays as it is; name a copy of it: cp -r {bundle.path} {bundle.path.name}"
+        )
+    return bundle
 
 
 def as_task(name: str) -> Task | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeattn.cli.common import need_training, say, write_json
+from edgeattn.cli.common import load_own, need_training, say, write_json
 from edgeattn.errors import NameNotFoundError
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ def compile_(
     qualcomm: it joins the bundle only if the whole graph is one node and answers and maps differ from float's by less than 3 %.
     intel: a file that the device compiles when it is first opened there, and is used once its answers are the CPU's.
     """
-    from edgeattn.bundle import load
     from edgeattn.deploy.calibration import read
     from edgeattn.deploy.npu.qualcomm import compile_qualcomm
     from edgeattn.imaging import prepare
@@ -44,7 +43,7 @@ def compile_(
 
     if target not in TARGETS:
         raise NameNotFoundError("target", target, TARGETS)
-    loaded = load(bundle)
+    loaded = load_own(bundle)
     loaded.spec.must_classify("compile")
     inputs = [prepare(picture, loaded.spec.input) for picture in read(calibration).pictures()] if calibration else []
     if target == "intel":

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from edgeattn.cli.common import SkipMissing, console, need_training, say, write_json
+from edgeattn.cli.common import SkipMissing, console, load_own, need_training, say, write_json
 from edgeattn.cli.prices import print_whole
 from edgeattn.cli.verify import figure_name
 from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
     from edgeattn.deploy.ladder import Step
-
 
 def quantize(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder.")],
@@ -62,7 +61,6 @@ def quantize(
 ) -> None:
     """Quantize a bundle to int8 for both engines; accuracy, attention and speed are measured on the saved files."""
     need_training("edgeattn quantize")
-    from edgeattn.bundle import load
     from edgeattn.cli.verify import table, verdict_exit
     from edgeattn.deploy.calibration import read
     from edgeattn.train.loop import train
@@ -77,7 +75,7 @@ def quantize(
         )
     if data and qat:
         raise DataError("--qat fine-tunes the run that a bundle comes from; give --run in place of --data")
-    loaded = load(bundle)
+    loaded = load_own(bundle)
     chosen = read(calibration) if calibration else None
     tune = None
     if data:

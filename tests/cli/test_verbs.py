@@ -150,6 +150,8 @@ def bad(photos: Path, tmp_path: Path, case: str) -> tuple[tuple[str | Path, ...]
         "setting": (("train", photos, "--out", tmp_path / "r", "--set", "epoch=3"), "mean 'epochs'"),
         "range": (("train", photos, "--out", tmp_path / "r", "--epochs", "0"), "epochs=0 is out of range"),
         "manifest": (("quantize", "sign", "--run", tmp_path / "r", "--calibration", tmp_path / "no.toml"), "sign"),
+        "zoo quantize": (("quantize", "sign-digits", "--data", photos), "name a copy of it: cp -r"),
+        "zoo compile": (("compile", "sign-digits", "--target", "intel"), "name a copy of it: cp -r"),
         "bundle": (("run", tmp_path / "no.edgeattn"), "no.edgeattn"),
         "run": (("export", tmp_path / "no-run"), "holds no finished run"),
         "target": (("export", tmp_path / "no-run", "--target", "rockship"), "mean 'rockchip'"),
@@ -168,6 +170,8 @@ CASES = [
     "range",
     "target",
     "manifest",
+    "zoo quantize",
+    "zoo compile",
     "bundle",
     "run",
 ]
