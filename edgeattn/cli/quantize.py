@@ -17,6 +17,10 @@ from edgeattn.errors import DataError
 if TYPE_CHECKING:
     from edgeattn.deploy.ladder import Step
 
+NAMED = 2
+"""Blocks that a row of the ladder names."""
+
+
 def quantize(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder.")],
     *,
@@ -107,7 +111,9 @@ def ladder_table(steps: Sequence[Step]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     last = {step.engine: step for step in steps if step.kept}
     for step in steps:
-        blocks = step.blocks[0] if len(step.blocks) == 1 else f"{len(step.blocks) or 'all'} blocks"
+        blocks = ", ".join(step.blocks[:NAMED]) or "all blocks"
+        if len(step.blocks) > NAMED:
+            blocks += f" and {len(step.blocks) - NAMED} more"
         maps = "" if step.map_js is None else f"{step.map_js:.3f}, {step.map_rank:.2f}"
         figures = [f"{100 * step.figure:.2f} %", maps, f"{step.excess:.2f}", f"{step.time_ratio:.2f}"]
         style = "bold green" if step is last.get(step.engine) else "" if step.kept else "dim"
