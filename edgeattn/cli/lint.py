@@ -34,7 +34,6 @@ def lint(
     from edgeattn.bundle import load
     from edgeattn.deploy.lint import TARGETS
     from edgeattn.deploy.lint import lint as look
-    from edgeattn.spec import to_json
 
     loaded = load(bundle)
     findings = look(loaded, target)
@@ -46,7 +45,8 @@ def lint(
     else:
         say(f"no rule is broken for {named}")
     say("none of this was run on a device: these are rules, and only its compiler or the box itself can tell")
-    write_json(json, {"schema": SCHEMA, "bundle": str(loaded.path), "target": target, "findings": to_json(findings)})
+    rules = [row for finding in findings for row in finding.json()]
+    write_json(json, {"schema": SCHEMA, "bundle": str(loaded.path), "target": target, "rules": rules})
     if target != "all" and any(finding.is_fatal for finding in findings):
         raise typer.Exit(1)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import disc_ladder
 import pytest
 
 from edgeattn.bundle import Bundle, extend, load
+from edgeattn.deploy.lint import lint
 from edgeattn.deploy.npu.intel import PLAN, prepare_intel
-from edgeattn.deploy.recipes import DEFAULT_PLAN, quantize_openvino
+from edgeattn.deploy.recipes import DEFAULT_PLAN, quantize_for, quantize_openvino
 from edgeattn.engines.openvino import openvino_core
 from edgeattn.errors import DataError
 from edgeattn.imaging import prepare
@@ -35,6 +37,20 @@ def test_one_range_for_the_activation_of_a_depthwise_convolution(eca_bundle: Bun
     found = ranges_of_depthwise(tmp_path / "npu.xml")
     assert len(found) > 10
     assert set(found) == {1}
+
+
+def test_lint_looks_at_the_file_that_the_device_is_given(eca_bundle: Bundle, tmp_path: Path) -> None:
+    """int8 for the processor is slow there, one made for it is not; without either float is given."""
+    rule = "one scale for a map's channels"
+    inputs = [prepare(picture, eca_bundle.spec.input) for picture in disc_ladder.CALIBRATION]
+    assert rule not in {finding.rule for finding in lint(eca_bundle, "intel")}
+    made, files = quantize_for("openvino", eca_bundle.path / "float.onnx", tmp_path, inputs)
+    passed = replace(made, gates={"loss": {"verdict": "passed"}})
+    bundle = extend(eca_bundle, (passed,), files, path=tmp_path / "b.edgeattn")
+    (found,) = [finding for finding in lint(bundle, "intel") if finding.rule == rule]
+    assert (found.file, found.targets) == ("int8.xml", ("intel",))
+    assert "backbone.stages.0.0.local" in found.blocks
+    assert rule not in {finding.rule for finding in lint(prepare_intel(bundle, inputs).bundle, "intel")}
 
 
 def test_it_joins_the_bundle_and_says_where_it_was_measured(eca_bundle: Bundle, tmp_path: Path) -> None:
