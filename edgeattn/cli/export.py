@@ -9,6 +9,7 @@ import typer
 
 from edgeattn.bundle import Bundle, load
 from edgeattn.cli.common import console, need_training, say, write_json
+from edgeattn.cli.lint import say_broken
 from edgeattn.errors import NameNotFoundError
 
 
@@ -35,7 +36,7 @@ def export(
         return
     need_training("edgeattn export")
     from edgeattn.deploy.export import EXPORTERS
-    from edgeattn.deploy.lint import TARGETS, lint, opset_for
+    from edgeattn.deploy.lint import TARGETS, opset_for
     from edgeattn.spec import to_json
     from edgeattn.train.runs import load_run
     from edgeattn.train.sources import open_data
@@ -53,8 +54,7 @@ def export(
         say(f"{artefact.engine}: {differs} on {gate['n']} pictures, {gate['verdict']}")
     if (exporter := bundle.artefacts[0].recipe["exporter"]) != EXPORTERS[0]:
         say(f"written by torch's {exporter} exporter, since what {EXPORTERS[0]} made was no file or not the same model")
-    if broken := [finding for finding in lint(bundle, target) if not finding.is_advice]:
-        say(f"lint: {len(broken)} rules of NPU compilers broken; edgeattn lint {bundle.path} --target {target}")
+    say_broken(bundle, target)
     if peer:
         _for_others(bundle, peer)
     write_json(

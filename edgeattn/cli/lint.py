@@ -14,6 +14,7 @@ from edgeattn.cli.common import console, say, write_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgeattn.bundle import Bundle
     from edgeattn.deploy.lint import Finding
 
 SCHEMA = "edgeattn.lint/1"
@@ -49,6 +50,14 @@ def lint(
     write_json(json, {"schema": SCHEMA, "bundle": str(loaded.path), "target": target, "rules": rules})
     if target != "all" and any(finding.is_fatal for finding in findings):
         raise typer.Exit(1)
+
+
+def say_broken(bundle: Bundle, target: str = "all") -> None:
+    """Say in one line how many rules a bundle breaks, advice aside, and which verb names them; nothing where it keeps all."""
+    from edgeattn.deploy.lint import lint as look
+
+    if broken := [finding for finding in look(bundle, target) if not finding.is_advice]:
+        say(f"lint: rules of NPU compilers broken: {len(broken)}; edgeattn lint {bundle.path} --target {target}")
 
 
 def table(findings: Sequence[Finding]) -> Table:

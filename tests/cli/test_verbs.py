@@ -54,6 +54,7 @@ def test_make_from_pictures_to_a_bundle_that_runs(
     assert "cut.jpg" in printed
     assert "cut off" in printed
     assert f"edgeattn run {out / 'discs.edgeattn'} --source 0" in printed
+    assert f"edgeattn lint {out / 'discs.edgeattn'} --target all" in printed
     told = json.loads(report.read_text())
     assert told["schema"] == "edgeattn.make/1"
     assert told["test_top1"] >= 0.8
@@ -95,7 +96,7 @@ def test_train_export_step_by_step(
 ) -> None:
     run = tmp_path / "run"
     code, printed, _ = typed(
-        capsys, monkeypatch, "train", photos, "--out", run, "--epochs", "2", "--attention", "se", *QUICK
+        capsys, monkeypatch, "train", photos, "--out", run, "--epochs", "2", "--attention", "cbam", *QUICK
     )
     assert code == 0
     assert f"edgeattn export {run}" in printed
@@ -108,6 +109,8 @@ def test_train_export_step_by_step(
     code, printed, _ = typed(capsys, monkeypatch, "export", run, "--target", "rockchip")
     assert code == 0
     assert "differs from torch by" in printed
+    lint = f"edgeattn lint {tmp_path / 'run.edgeattn'} --target rockchip"
+    assert f"lint: rules of NPU compilers broken: 1; {lint}\n" in printed  # CBAM's maximum over channels
     assert [a.recipe["opset"] for a in load(tmp_path / "run.edgeattn").artefacts] == [19, 19]
     assert load(tmp_path / "run.edgeattn").spec.labels == ("blue", "green", "red")
     code, printed, err = typed(capsys, monkeypatch, "quantize", tmp_path / "run.edgeattn")

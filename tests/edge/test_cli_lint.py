@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from edgeattn.bundle import Bundle
 from edgeattn.cli import app
+from edgeattn.cli.lint import say_broken
 from edgeattn.deploy.lint import Finding
 from edgeattn.errors import NameNotFoundError
 
@@ -41,6 +42,14 @@ def test_each_target_and_block_is_a_row_of_the_report() -> None:
         ("intel", "a"), ("intel", "b"), ("rockchip", "a"), ("rockchip", "b"),
     ]  # fmt: skip
     assert set(rows[0]) == {"rule", "target", "block", "level", "reason", "evidence", "mend", "file"}
+
+
+def test_other_verbs_say_it_in_one_line(tiny_int8_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    say_broken(tiny_int8_bundle, "rockchip")
+    told = f"lint: rules of NPU compilers broken: 2; edgeattn lint {tiny_int8_bundle.path} --target rockchip\n"
+    assert capsys.readouterr().out == told
+    say_broken(tiny_int8_bundle, "qualcomm")
+    assert capsys.readouterr().out == ""
 
 
 def test_a_target_that_refuses_the_bundle_fails(tiny_int8_bundle: Bundle) -> None:
