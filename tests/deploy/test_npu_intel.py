@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import disc_ladder
+import discs
 import pytest
+from typer.testing import CliRunner
 
 from edgeattn.bundle import Bundle, extend, load
+from edgeattn.cli import app
+from edgeattn.datasets.folder import scan
+from edgeattn.deploy.calibration import draw
 from edgeattn.deploy.lint import lint
 from edgeattn.deploy.npu.intel import PLAN, prepare_intel
 from edgeattn.deploy.recipes import DEFAULT_PLAN, quantize_for, quantize_openvino
@@ -64,3 +70,19 @@ def test_it_joins_the_bundle_and_says_where_it_was_measured(eca_bundle: Bundle, 
     assert held.recipe["activations"] == "per tensor"
     with pytest.raises(DataError, match="32 others to calibrate on"):
         prepare_intel(bundle, inputs[:4])
+
+
+def test_the_verb_reports_what_was_made(eca_bundle: Bundle, tmp_path: Path) -> None:
+    bundle = extend(eca_bundle, (), {}, path=tmp_path / "b.edgeattn")
+    listing = scan(discs.write(tmp_path / "photos", 11, seed=1))
+    draw(listing.samples, listing.labels, listing.root).write(tmp_path / "c.toml")
+    words = ["compile", str(bundle.path), "--target", "intel", "--calibration", str(tmp_path / "c.toml")]
+    ran = CliRunner().invoke(app, [*words, "--json", str(tmp_path / "r.json")])
+    assert ran.exit_code == 0, ran.output
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert (told["target"], told["toolchain"], told["compiled"], told["nodes_on_cpu"]) == (
+        "intel", "openvino", False, None,
+    )  # fmt: skip
+    assert 0 < told["relative_error"] < 0.2
+    assert told["log"].endswith("OpenVINO compiles it on the device, when it is first opened there")
+    assert told["artefact"]["file"] == "npu.xml"
