@@ -25,12 +25,12 @@ from edgeattn.deploy.quantize import Quantized, quantize
 from edgeattn.deploy.recipes import Plan
 from edgeattn.deploy.sensitivity import Sensitivity, sensitivity
 from edgeattn.errors import DataError
-from edgeattn.imaging import prepare
+from edgeattn.imaging import Picture, prepare
 from edgeattn.nn.attention import EMPTY
 from edgeattn.spec import to_json
 from edgeattn.timing.bar import progress_bar
 from edgeattn.train.augment import Augment
-from edgeattn.train.loader import FolderViews, PictureFiles, TrainingData
+from edgeattn.train.loader import ArrayPictures, FolderViews, PictureFiles, TrainingData
 from edgeattn.train.recipe import Recipe
 from edgeattn.train.runs import Trained, load_run, weights_attributions
 
@@ -104,11 +104,11 @@ def quantize_run(
     what they are measured against.
 
     Raises:
-        DataError: too few training pictures for a calibration set.
+        DataError: too few training pictures for a calibration set, or some of it is tested with.
     """
     chosen = calibration or _calibration(data)
-    tests = {sha256(sample.path) for sample in getattr(data.test, "samples", ())}
-    if seen := sum(digest in tests for digest in chosen.digests):
+    pictures = chosen.pictures()
+    if seen := _tested(chosen, pictures, data.test):
         raise DataError(f"{seen} of the calibration pictures are in the test split; calibrate on training pictures")
     manifest = folder / "calibration.toml"
     chosen.write(manifest)
@@ -127,7 +127,6 @@ def quantize_run(
         told["qat"] = {"recipe": to_json(run.recipe), "recipe_digest": recipe_digest(to_json(run.recipe))}
         return to_onnx(Deployed(run.model), bundle.spec)
 
-    pictures = chosen.pictures()
     if not minutes:
         source = tuned() if tune else None
         return quantize(bundle, pictures, data.validation, source=source, provenance=told, portable=portable)
@@ -135,6 +134,15 @@ def quantize_run(
         bundle, pictures, data.validation, provenance=told, minutes=minutes, tune=tuned if tune else None,
         memory=folder / "ladder.jsonl", portable=portable, progress=progress,
     )  # fmt: skip
+
+
+def _tested(chosen: Calibration, pictures: Sequence[Picture], test: Sequence[tuple[Picture, Any]]) -> int:
+    """How many pictures of a calibration set are test pictures: by their files, or by their pixels where these are in memory."""
+    if isinstance(test, ArrayPictures):
+        held = {picture.tobytes() for picture in test.pictures}
+        return sum(picture.tobytes() in held for picture in pictures)
+    digests = {sha256(sample.path) for sample in getattr(test, "samples", ())}
+    return sum(digest in digests for digest in chosen.digests)
 
 
 def outside_data(bundle: Bundle, pictures: Path, *, skip_missing: bool = False) -> TrainingData:
