@@ -104,7 +104,7 @@ def test_what_is_quantized_is_executed_on_integers(mechanism: str, tmp_path: Pat
     ours, _ = found(bundle, "onnxruntime")
     assert (ours.fell_back, ours.unasked) == ((), ())
     theirs, _ = found(bundle, "openvino")
-    assert (theirs.fell_back, theirs.unasked) == ((), ())
+    assert (theirs.fell_back, theirs.unasked, theirs.shifted) == ((), (), ())
     assert min(ours.quantized, theirs.quantized) >= 40
     held = json.loads(GOLDEN.read_text(encoding="utf-8"))
     if held["versions"] == versions(*TOOLS):
@@ -163,6 +163,21 @@ def test_activations_of_another_type_fall_back_and_are_named(
     done, told = fell.quantized - len(fell.fell_back), executed_layers(fell)
     assert f"{done} of {fell.quantized} quantized layers are executed on integers here (in float: " in told
     assert told.endswith(f"and {len(fell.fell_back) - 3} more)")
+
+
+def test_the_preset_with_zero_points_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MIXED leaves every layer on integers, and takes depthwise convolutions off their fast kernel; nothing says so."""
+    import nncf
+
+    def mixed(*args: Any, **options: Any) -> Any:
+        return original(*args, **options | {"preset": nncf.QuantizationPreset.MIXED})
+
+    original = nncf.quantize
+    monkeypatch.setattr(nncf, "quantize", mixed)
+    theirs, _ = found(quantized("none", tmp_path), "openvino")
+    assert len(theirs.shifted) >= 12
+    assert "backbone.stages.0.1.local/Conv" in " ".join(theirs.shifted)
+    assert f"; {len(theirs.shifted)} depthwise convolutions by a slow kernel" in executed_layers(theirs)
 
 
 if __name__ == "__main__":
