@@ -27,6 +27,8 @@ from edgeattn.spec import Artefact, Spec, from_json, to_json
 SCHEMA = "edgeattn.bundle/1"
 SUFFIX = ".edgeattn"
 GOLDEN = "golden/golden.npz"
+ZOO = Path(__file__).parent / "zoo"
+"""Bundles that ship with edgeattn."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,7 @@ def find(name: str | Path) -> Path:
     path = Path(name)
     if path.is_dir():
         return path.resolve()
-    zoo = Path(__file__).parent / "zoo"
-    shipped = {p.name.removesuffix(SUFFIX): p for p in zoo.glob(f"*{SUFFIX}")}
+    shipped = {p.name.removesuffix(SUFFIX): p for p in ZOO.glob(f"*{SUFFIX}")}
     if str(name) in shipped:
         return shipped[str(name)]
     raise NameNotFoundError("bundle", str(name), shipped, "A bundle is named by its folder or by its name in the zoo.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from rich.console import Console
 
-from edgeattn.errors import EdgeAttnError, ExtraMissingError, NameNotFoundError
+from edgeattn.errors import BundleError, EdgeAttnError, ExtraMissingError, NameNotFoundError
 from edgeattn.spec import Task
 
 if TYPE_CHECKING:
@@ -68,6 +68,22 @@ def say(line: str) -> None:
     console.print(line, markup=False)
 
 
+def load_own(name: str) -> Bundle:
+    """Open a bundle that is to be written to, which those of the zoo are not: they lie in the installed package.
+
+    Raises:
+        BundleError: it is the zoo's; says how to copy it. Or as `bundle.load`.
+    """
+    from edgeattn.bundle import ZOO, load
+
+    bundle = load(name)
+    if bundle.path.resolve().is_relative_to(ZOO.resolve()):
+        raise BundleError(
+            f"{bundle.path} ships with edgeattn and stays as it is; name a copy of it: cp -r {bundle.path} {bundle.path.name}"
+        )
+    return bundle
+
+
 def as_task(name: str) -> Task | None:
     """The task called `name`; None for no name.
 
@@ -78,14 +94,6 @@ def as_task(name: str) -> Task | None:
     if name and name not in tasks:
         raise NameNotFoundError("task", name, tasks)
     return next((task for task in tasks if task == name), None)
-
-
-def say_lint(bundle: Bundle, target: str = "all") -> None:
-    """Say how many rules of NPU compilers a bundle's ONNX file breaks, and how to see which."""
-    from edgeattn.deploy.lint import lint
-
-    if broken := [finding for finding in lint(bundle, target) if not finding.is_advice]:
-        say(f"lint: {len(broken)} rules of NPU compilers broken; edgeattn lint {bundle.path} --target {target}")
 
 
 def need_training(verb: str) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from edgeattn.bundle import Bundle, load
-from edgeattn.cli.common import console, need_training, say, say_lint, write_json
+from edgeattn.cli.common import console, need_training, say, write_json
+from edgeattn.cli.lint import say_broken
 from edgeattn.errors import NameNotFoundError
 
 
@@ -53,7 +54,7 @@ def export(
         say(f"{artefact.engine}: {differs} on {gate['n']} pictures, {gate['verdict']}")
     if (exporter := bundle.artefacts[0].recipe["exporter"]) != EXPORTERS[0]:
         say(f"written by torch's {exporter} exporter, since what {EXPORTERS[0]} made was no file or not the same model")
-    say_lint(bundle, target)
+    say_broken(bundle, target)
     if peer:
         _for_others(bundle, peer)
     write_json(

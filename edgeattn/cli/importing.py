@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from edgeattn.cli.common import SkipMissing, as_task, console, say, say_lint, write_json
+from edgeattn.cli.common import SkipMissing, as_task, console, say, write_json
+from edgeattn.cli.lint import say_broken
 from edgeattn.cli.verify import Pictures, show, verdict_exit
 from edgeattn.errors import DataError
 
@@ -104,7 +105,7 @@ def import_(
             f"{artefact.engine}: differs from {gate['against']} by {gate['difference']:.1e} of the range, {gate['verdict']}"
         )
     if "onnxruntime" not in (found.failures or {}):  # an IR has no ONNX file to look at
-        say_lint(found.bundle)
+        say_broken(found.bundle)
     report = None
     if measured:
         report = verify(found.bundle, iter(measured))

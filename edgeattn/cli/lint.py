@@ -14,6 +14,7 @@ from edgeattn.cli.common import console, say, write_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgeattn.bundle import Bundle
     from edgeattn.deploy.lint import Finding
 
 SCHEMA = "edgeattn.lint/1"
@@ -34,7 +35,6 @@ def lint(
     from edgeattn.bundle import load
     from edgeattn.deploy.lint import TARGETS
     from edgeattn.deploy.lint import lint as look
-    from edgeattn.spec import to_json
 
     loaded = load(bundle)
     findings = look(loaded, target)
@@ -46,9 +46,18 @@ def lint(
     else:
         say(f"no rule is broken for {named}")
     say("none of this was run on a device: these are rules, and only its compiler or the box itself can tell")
-    write_json(json, {"schema": SCHEMA, "bundle": str(loaded.path), "target": target, "findings": to_json(findings)})
+    rules = [row for finding in findings for row in finding.json()]
+    write_json(json, {"schema": SCHEMA, "bundle": str(loaded.path), "target": target, "rules": rules})
     if target != "all" and any(finding.is_fatal for finding in findings):
         raise typer.Exit(1)
+
+
+def say_broken(bundle: Bundle, target: str = "all") -> None:
+    """Say in one line how many rules a bundle breaks, advice aside, and which verb names them; nothing where it keeps all."""
+    from edgeattn.deploy.lint import lint as look
+
+    if broken := [finding for finding in look(bundle, target) if not finding.is_advice]:
+        say(f"lint: rules of NPU compilers broken: {len(broken)}; edgeattn lint {bundle.path} --target {target}")
 
 
 def table(findings: Sequence[Finding]) -> Table:

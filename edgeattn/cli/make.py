@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeattn.cli.common import SIZE, TASK, SkipMissing, as_task, console, need_training, say, write_json
+from edgeattn.cli.lint import say_broken
 
 if TYPE_CHECKING:
     from edgeattn.workflow import Made
@@ -81,13 +82,14 @@ def make(
 
 
 def summary(made: Made) -> dict[str, Any]:
-    """What a report says of a made bundle, and a table of its artefacts on screen."""
+    """What a report says of a made bundle; on screen a table of its artefacts, and what NPU compilers would not like."""
     from edgeattn.cli.verify import show
     from edgeattn.tasks import FIGURES
 
     show(made.quantized.report)
     for note in made.quantized.notes:
         say(note)
+    say_broken(made.quantized.bundle)
     judged = FIGURES[made.trained.recipe.task].key
     return {
         "bundle": str(made.quantized.bundle.path),

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from edgeattn.cli.common import SkipMissing, need_training, say, write_json
+from edgeattn.cli.common import SkipMissing, load_own, need_training, say, write_json
 from edgeattn.cli.prices import print_whole
 from edgeattn.cli.verify import figure_name
 from edgeattn.errors import DataError
 
 if TYPE_CHECKING:
     from edgeattn.deploy.ladder import Step
+
+NAMED = 2
+"""Blocks that a row of the ladder names."""
 
 
 def quantize(
@@ -63,7 +66,6 @@ def quantize(
 ) -> None:
     """Quantize a bundle to int8 for both engines; accuracy, attention and speed are measured on the saved files."""
     need_training("edgeattn quantize")
-    from edgeattn.bundle import load
     from edgeattn.cli.verify import show, verdict_exit
     from edgeattn.deploy.calibration import read
     from edgeattn.train.loop import train
@@ -78,7 +80,7 @@ def quantize(
         )
     if data and qat:
         raise DataError("--qat fine-tunes the run that a bundle comes from; give --run in place of --data")
-    loaded = load(bundle)
+    loaded = load_own(bundle)
     chosen = read(calibration) if calibration else None
     tune = None
     if data:
@@ -117,7 +119,9 @@ def ladder_table(steps: Sequence[Step]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     last = {step.engine: step for step in steps if step.kept}
     for step in steps:
-        blocks = step.blocks[0] if len(step.blocks) == 1 else f"{len(step.blocks) or 'all'} blocks"
+        blocks = ", ".join(step.blocks[:NAMED]) or "all blocks"
+        if len(step.blocks) > NAMED:
+            blocks += f" and {len(step.blocks) - NAMED} more"
         maps = "" if step.map_js is None else f"{step.map_js:.3f}, {step.map_rank:.2f}"
         figures = [f"{100 * step.figure:.2f} %", maps, f"{step.excess:.2f}", f"{step.time_ratio:.2f}"]
         style = "bold green" if step is last.get(step.engine) else "" if step.kept else "dim"

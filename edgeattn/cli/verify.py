@@ -230,6 +230,11 @@ def executed_layers(found: Structure) -> str:
         line += f" (in float: {', '.join(found.fell_back[:3])}{more})"
     if found.unasked:
         line += f"; {len(found.unasked)} that were left in float are, too: {', '.join(found.unasked[:3])}"
+    if found.shifted:
+        line += (
+            f"; {len(found.shifted)} depthwise convolutions by a slow kernel, as their activations have a zero point (NNCF's "
+            f"preset MIXED; PERFORMANCE has none): {', '.join(found.shifted[:3])}"
+        )
     return line
 
 

@@ -8,17 +8,19 @@ can say that a model runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from edgeattn.bundle import Bundle
+from edgeattn.engines.certify import artefact_for
 from edgeattn.engines.onnxruntime import only_outputs
 from edgeattn.errors import NameNotFoundError
-from edgeattn.spec import path_of
+from edgeattn.spec import path_of, to_json
 
 Level = Literal["refused", "wrong", "falls back", "slow"]
 """What happens: it does not compile; it answers wrongly; a part runs on the CPU or in software; it runs, slower or larger."""
@@ -74,6 +76,16 @@ class Finding:
         """Whether all of it runs there, slower."""
         return self.level == "slow"
 
+    def json(self) -> list[dict[str, Any]]:
+        """As other programs read it: an object for each target and block; `block` is null for the graph as a whole."""
+        told = to_json(self)
+        del told["targets"], told["blocks"]
+        return [
+            {"rule": told["rule"], "target": target, "block": block} | told
+            for target in self.targets
+            for block in self.blocks or (None,)
+        ]
+
 
 @dataclass(frozen=True)
 class _Graph:
@@ -83,13 +95,25 @@ class _Graph:
     shapes: dict[str, list[int]]
     types: dict[str, int]
     inputs: tuple[str, ...]
-    constants: frozenset[str]
+    constants: Mapping[str, TensorProto]
     opset: int
     is_int8: bool
 
     def shape(self, name: str) -> list[int]:
         """Of a tensor; empty where it is not known."""
         return self.shapes.get(name, [])
+
+    def reduced(self, node: onnx.NodeProto) -> set[int]:
+        """Axes that a reduction of a feature map, (B, C, H, W), takes together; empty where that is not known."""
+        rank = len(self.shape(node.input[0])) if node.input else 0
+        if rank != 4:
+            return set()
+        axes = next((list(a.ints) for a in node.attribute if a.name == "axes"), [])  # below opset 18
+        if any(node.input[1:]):
+            if node.input[1] not in self.constants:
+                return set()
+            axes = numpy_helper.to_array(self.constants[node.input[1]]).tolist()
+        return {axis % rank for axis in axes} or set(range(rank))
 
 
 Look = Callable[[_Graph], Iterable[str]]
@@ -119,16 +143,14 @@ def _of(*kinds: str) -> Look:
 
 def _over_channels(kind: str) -> Look:
     def breaks(node: onnx.NodeProto, graph: _Graph) -> bool:
-        given, made = graph.shape(node.input[0]) if node.input else [], graph.shape(node.output[0])
-        return node.op_type == kind and len(given) == 4 and given[1] > 1 and len(made) == 4 and made[1] == 1
+        return node.op_type == kind and 1 in graph.reduced(node) and graph.shape(node.input[0])[1] > 1
 
     return _each(breaks)
 
 
 def _pooled_by_reducing(node: onnx.NodeProto, graph: _Graph) -> bool:
-    given, made = graph.shape(node.input[0]) if node.input else [], graph.shape(node.output[0])
-    whole = len(given) == 4 and made == [*given[:2], 1, 1] and math.prod(given[2:]) > 1
-    return node.op_type in ("ReduceMean", "ReduceMax") and whole
+    pools = node.op_type in ("ReduceMean", "ReduceMax") and graph.reduced(node) == {2, 3}
+    return pools and math.prod(graph.shape(node.input[0])[2:]) > 1
 
 
 def _dynamic(node: onnx.NodeProto, graph: _Graph) -> bool:
@@ -194,7 +216,7 @@ def _sixteen_bits(node: onnx.NodeProto, graph: _Graph) -> bool:
 
 
 def _per_channel_activations(node: onnx.NodeProto, graph: _Graph) -> bool:
-    if node.op_type != "QuantizeLinear" or node.input[0] in graph.constants:
+    if node.op_type not in ("QuantizeLinear", "FakeQuantize") or node.input[0] in graph.constants:
         return False
     return math.prod(graph.shape(node.input[1]) or [1]) > 1
 
@@ -242,7 +264,8 @@ RULES = (
     _Rule(
         "one scale for a map's channels", ("intel",), "falls back",
         "depthwise convolutions run in software: int8 1053 us in place of 500", "measured",
-        "quantize activations per tensor", _each(_per_channel_activations), in_int8=True,
+        "one scale for all channels of an activation: edgeattn compile BUNDLE --target intel",
+        _each(_per_channel_activations), in_int8=True,
     ),
     _Rule(
         "no maximum over channels", ("rockchip", "ethos-u"), "falls back", "runs on the CPU", "measured", LEARNED,
@@ -294,10 +317,11 @@ def opset_for(target: str) -> int:
 
 
 def lint(bundle: Bundle, target: str = "all") -> list[Finding]:
-    """Look for broken rules in a bundle's ONNX graphs, without what only the attention maps need.
+    """Look for broken rules in a bundle's graphs, in the ONNX ones without what only the attention maps need.
 
     Args:
-        bundle: holds `float.onnx`, and `int8.onnx` when it is quantized.
+        bundle: holds `float.onnx`, and `int8.onnx` when it is quantized; where Intel's NPU would be given int8 as OpenVINO's
+            IR, that is looked at too.
         target: one of `TARGETS`, or all.
 
     Raises:
@@ -310,6 +334,10 @@ def lint(bundle: Bundle, target: str = "all") -> list[Finding]:
     graphs = {"float.onnx": _open(bundle, "float")}
     if any((a.engine, a.precision) == ("onnxruntime", "int8") for a in bundle.artefacts):
         graphs["int8.onnx"] = _open(bundle, "int8")
+    if any(a.engine == "openvino" for a in bundle.artefacts):
+        given = artefact_for(bundle, "NPU")
+        if given.precision == "int8":
+            graphs[given.file] = _open_ir(bundle.file(given))
     found = []
     for rule in RULES:
         for file, graph in graphs.items():
@@ -332,12 +360,29 @@ def _open(bundle: Bundle, precision: str) -> _Graph:
     shapes = {v.name: [dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in values}
     types = {v.name: v.type.tensor_type.elem_type for v in values}
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    written = {
+        n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"
+    }
     return _Graph(
         graph.node,
         shapes | {name: list(tensor.dims) for name, tensor in constants.items()},
         types | {name: tensor.data_type for name, tensor in constants.items()},
         tuple(v.name for v in graph.input if v.name not in constants),
-        frozenset(constants),
+        constants | written,
         opset,
         precision == "int8",
     )
+
+
+def _open_ir(file: Path) -> _Graph:
+    """The quantizers before an int8 IR's depthwise convolutions, by these' names, with the shapes of their ranges."""
+    from edgeattn.engines.openvino import openvino_core
+
+    nodes, shapes = [], {}
+    for op in openvino_core().read_model(file).get_ordered_ops():
+        source = op.input_value(0).get_node() if op.get_type_name() == "GroupConvolution" else None
+        if source and source.get_type_name() == "FakeQuantize":
+            name = op.get_friendly_name()
+            nodes.append(onnx.helper.make_node("FakeQuantize", ["", f"{name}/low"], [], name))
+            shapes[f"{name}/low"] = list(source.get_input_shape(1))
+    return _Graph(nodes, shapes, {}, (), {}, 0, is_int8=True)

@@ -77,7 +77,7 @@ def open_certified(
         BundleError: no such artefact, or no golden inputs to prove it on.
         EngineError: the device is not there, does not take the model, or answers wrongly.
     """
-    artefact = _artefact(bundle, device, precision)
+    artefact = artefact_for(bundle, device, precision)
     golden = bundle.golden()
     if not golden:
         raise BundleError(
@@ -104,13 +104,12 @@ def open_certified(
     return opened, certificate, f"openvino {artefact.precision} on {told}, {when}{_compiled(opened)}"
 
 
-def relative_error(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """Length of the difference over the length of what was wanted; argmax agrees even at a quarter."""
-    error = np.linalg.norm(found.astype(np.float64) - wanted) / max(float(np.linalg.norm(wanted)), 1e-12)
-    return float(error) if np.isfinite(error) else float("inf")
+def artefact_for(bundle: Bundle, device: str, precision: str | None = None) -> Artefact:
+    """The artefact that a device is given: the one made for it, else int8 if it passed its gates, else float.
 
-
-def _artefact(bundle: Bundle, device: str, precision: str | None) -> Artefact:
+    Raises:
+        BundleError: the bundle holds none for OpenVINO, or none of this precision.
+    """
     own = [a for a in bundle.artefacts if a.engine == "openvino" and a.target == device.lower()]
     others = held(bundle, ["openvino"], ["float", "int8"])
     order = sorted(others, key=lambda a: not (a.precision == "int8" and a.verdict == "passed"))
@@ -118,6 +117,12 @@ def _artefact(bundle: Bundle, device: str, precision: str | None) -> Artefact:
         if precision in (None, artefact.precision):
             return artefact
     raise BundleError(f"{bundle.path} holds no OpenVINO file{f' in {precision}' if precision else ''} for {device}")
+
+
+def relative_error(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """Length of the difference over the length of what was wanted; argmax agrees even at a quarter."""
+    error = np.linalg.norm(found.astype(np.float64) - wanted) / max(float(np.linalg.norm(wanted)), 1e-12)
+    return float(error) if np.isfinite(error) else float("inf")
 
 
 def _open_openvino(bundle: Bundle, artefact: Artefact, device: str, maps: bool) -> Engine:

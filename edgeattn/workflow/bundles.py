@@ -26,12 +26,12 @@ from edgeattn.deploy.quantize import Quantized, quantize
 from edgeattn.deploy.recipes import Plan
 from edgeattn.deploy.sensitivity import Sensitivity, sensitivity
 from edgeattn.errors import DataError
-from edgeattn.imaging import prepare
+from edgeattn.imaging import Picture, prepare
 from edgeattn.nn.attention import EMPTY
 from edgeattn.spec import to_json
 from edgeattn.timing.bar import progress_bar
 from edgeattn.train.augment import Augment
-from edgeattn.train.loader import FolderViews, PictureFiles, TrainingData
+from edgeattn.train.loader import ArrayPictures, FolderViews, PictureFiles, TrainingData
 from edgeattn.train.recipe import Recipe
 from edgeattn.train.runs import Trained, load_run, weights_attributions
 
@@ -108,12 +108,12 @@ def quantize_run(
         DataError: too few training pictures for a calibration set, or some of it are tested or measured on.
     """
     chosen = calibration or _calibration(data)
+    pictures = chosen.pictures()
     for kept_apart, part in (
         (data.test, "test split"),
         (data.validation, "validation split, which int8 is measured on"),
     ):
-        digests = {sample.digest or sha256(sample.path) for sample in getattr(kept_apart, "samples", ())}
-        if seen := [file for file, digest in zip(chosen.files, chosen.digests, strict=True) if digest in digests]:
+        if seen := _also_in(chosen, pictures, kept_apart):
             raise DataError(
                 f"{len(seen)} of the calibration pictures are in the {part}, too: {some_of(seen)}; calibrate on training "
                 "pictures that are nowhere else"
@@ -135,7 +135,6 @@ def quantize_run(
         told["qat"] = {"recipe": to_json(run.recipe), "recipe_digest": recipe_digest(to_json(run.recipe))}
         return to_onnx(Deployed(run.model), bundle.spec)
 
-    pictures = chosen.pictures()
     if not minutes:
         source = tuned() if tune else None
         return quantize(bundle, pictures, data.validation, source=source, provenance=told, portable=portable)
@@ -143,6 +142,15 @@ def quantize_run(
         bundle, pictures, data.validation, provenance=told, minutes=minutes, tune=tuned if tune else None,
         memory=folder / "ladder.jsonl", portable=portable, progress=progress,
     )  # fmt: skip
+
+
+def _also_in(chosen: Calibration, pictures: Sequence[Picture], part: Sequence[tuple[Picture, Any]]) -> list[str]:
+    """Which pictures of a calibration set a part of the data holds: by their files, or by their pixels where it is in memory."""
+    if isinstance(part, ArrayPictures):
+        held = {picture.tobytes() for picture in part.pictures}
+        return [file for file, picture in zip(chosen.files, pictures, strict=True) if picture.tobytes() in held]
+    digests = {sample.digest or sha256(sample.path) for sample in getattr(part, "samples", ())}
+    return [file for file, digest in zip(chosen.files, chosen.digests, strict=True) if digest in digests]
 
 
 def outside_data(bundle: Bundle, pictures: Path, *, skip_missing: bool = False) -> TrainingData:

@@ -55,6 +55,7 @@ def test_make_from_pictures_to_a_bundle_that_runs(
     assert "cut.jpg" in printed
     assert "cut off" in printed
     assert f"edgeattn run {out / 'discs.edgeattn'} --source 0" in printed
+    assert f"edgeattn lint {out / 'discs.edgeattn'} --target all" in printed
     told = json.loads(report.read_text())
     assert told["schema"] == "edgeattn.make/1"
     assert told["test_top1"] >= 0.8
@@ -110,7 +111,7 @@ def test_train_export_step_by_step(
 ) -> None:
     run = tmp_path / "run"
     code, printed, _ = typed(
-        capsys, monkeypatch, "train", photos, "--out", run, "--epochs", "2", "--attention", "se", *QUICK
+        capsys, monkeypatch, "train", photos, "--out", run, "--epochs", "2", "--attention", "cbam", *QUICK
     )
     assert code == 0
     assert f"edgeattn export {run}" in printed
@@ -123,6 +124,8 @@ def test_train_export_step_by_step(
     code, printed, _ = typed(capsys, monkeypatch, "export", run, "--target", "rockchip")
     assert code == 0
     assert "differs from torch by" in printed
+    lint = f"edgeattn lint {tmp_path / 'run.edgeattn'} --target rockchip"
+    assert f"lint: rules of NPU compilers broken: 1; {lint}\n" in printed  # CBAM's maximum over channels
     assert [a.recipe["opset"] for a in load(tmp_path / "run.edgeattn").artefacts] == [19, 19]
     assert load(tmp_path / "run.edgeattn").spec.labels == ("blue", "green", "red")
     code, printed, err = typed(capsys, monkeypatch, "quantize", tmp_path / "run.edgeattn")
@@ -168,6 +171,8 @@ def bad(photos: Path, tmp_path: Path, case: str) -> tuple[tuple[str | Path, ...]
         "setting": (("train", photos, "--out", tmp_path / "r", "--set", "epoch=3"), "mean 'epochs'"),
         "range": (("train", photos, "--out", tmp_path / "r", "--epochs", "0"), "epochs=0 is out of range"),
         "manifest": (("quantize", "sign", "--run", tmp_path / "r", "--calibration", tmp_path / "no.toml"), "sign"),
+        "zoo quantize": (("quantize", "sign-digits", "--data", photos), "name a copy of it: cp -r"),
+        "zoo compile": (("compile", "sign-digits", "--target", "intel"), "name a copy of it: cp -r"),
         "bundle": (("run", tmp_path / "no.edgeattn"), "no.edgeattn"),
         "run": (("export", tmp_path / "no-run"), "holds no finished run"),
         "target": (("export", tmp_path / "no-run", "--target", "rockship"), "mean 'rockchip'"),
@@ -186,6 +191,8 @@ CASES = [
     "range",
     "target",
     "manifest",
+    "zoo quantize",
+    "zoo compile",
     "bundle",
     "run",
 ]

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import disc_ladder
+import discs
 import pytest
+from typer.testing import CliRunner
 
 from edgeattn.bundle import Bundle, extend, load
+from edgeattn.cli import app
+from edgeattn.datasets.folder import scan
+from edgeattn.deploy.calibration import draw
+from edgeattn.deploy.lint import lint
 from edgeattn.deploy.npu.intel import PLAN, prepare_intel
-from edgeattn.deploy.recipes import DEFAULT_PLAN, quantize_openvino
+from edgeattn.deploy.recipes import DEFAULT_PLAN, quantize_for, quantize_openvino
 from edgeattn.engines.openvino import openvino_core
 from edgeattn.errors import DataError
 from edgeattn.imaging import prepare
@@ -37,6 +45,20 @@ def test_one_range_for_the_activation_of_a_depthwise_convolution(eca_bundle: Bun
     assert set(found) == {1}
 
 
+def test_lint_looks_at_the_file_that_the_device_is_given(eca_bundle: Bundle, tmp_path: Path) -> None:
+    """int8 for the processor is slow there, one made for it is not; without either float is given."""
+    rule = "one scale for a map's channels"
+    inputs = [prepare(picture, eca_bundle.spec.input) for picture in disc_ladder.CALIBRATION]
+    assert rule not in {finding.rule for finding in lint(eca_bundle, "intel")}
+    made, files = quantize_for("openvino", eca_bundle.path / "float.onnx", tmp_path, inputs)
+    passed = replace(made, gates={"loss": {"verdict": "passed"}})
+    bundle = extend(eca_bundle, (passed,), files, path=tmp_path / "b.edgeattn")
+    (found,) = [finding for finding in lint(bundle, "intel") if finding.rule == rule]
+    assert (found.file, found.targets) == ("int8.xml", ("intel",))
+    assert "backbone.stages.0.0.local" in found.blocks
+    assert rule not in {finding.rule for finding in lint(prepare_intel(bundle, inputs).bundle, "intel")}
+
+
 def test_it_joins_the_bundle_and_says_where_it_was_measured(eca_bundle: Bundle, tmp_path: Path) -> None:
     bundle = extend(eca_bundle, (), {}, path=tmp_path / "b.edgeattn")
     inputs = [prepare(picture, bundle.spec.input) for picture in disc_ladder.CALIBRATION]
@@ -48,3 +70,19 @@ def test_it_joins_the_bundle_and_says_where_it_was_measured(eca_bundle: Bundle, 
     assert held.recipe["activations"] == "per tensor"
     with pytest.raises(DataError, match="32 others to calibrate on"):
         prepare_intel(bundle, inputs[:4])
+
+
+def test_the_verb_reports_what_was_made(eca_bundle: Bundle, tmp_path: Path) -> None:
+    bundle = extend(eca_bundle, (), {}, path=tmp_path / "b.edgeattn")
+    listing = scan(discs.write(tmp_path / "photos", 11, seed=1))
+    draw(listing.samples, listing.labels, listing.root).write(tmp_path / "c.toml")
+    words = ["compile", str(bundle.path), "--target", "intel", "--calibration", str(tmp_path / "c.toml")]
+    ran = CliRunner().invoke(app, [*words, "--json", str(tmp_path / "r.json")])
+    assert ran.exit_code == 0, ran.output
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert (told["target"], told["toolchain"], told["compiled"], told["nodes_on_cpu"]) == (
+        "intel", "openvino", False, None,
+    )  # fmt: skip
+    assert 0 < told["relative_error"] < 0.2
+    assert told["log"].endswith("OpenVINO compiles it on the device, when it is first opened there")
+    assert told["artefact"]["file"] == "npu.xml"

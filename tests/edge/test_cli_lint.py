@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from edgeattn.bundle import Bundle
 from edgeattn.cli import app
+from edgeattn.cli.lint import say_broken
+from edgeattn.deploy.lint import Finding
 from edgeattn.errors import NameNotFoundError
 
 
@@ -28,8 +30,26 @@ def test_all_targets_are_advice(tmp_path: Path) -> None:
     assert "none of this was run on a device" in printed
     told = json.loads((tmp_path / "l.json").read_text())
     assert told["schema"] == "edgeattn.lint/1"
-    (opset,) = (f for f in told["findings"] if f["rule"] == "opset 19 at most")
-    assert (opset["targets"], opset["level"], opset["evidence"]) == (["rockchip"], "refused", "measured")
+    (opset,) = (row for row in told["rules"] if row["rule"] == "opset 19 at most")
+    assert (opset["target"], opset["block"], opset["evidence"]) == ("rockchip", None, "measured")
+    assert (opset["mend"], opset["level"]) == ("edgeattn export RUN --target rockchip", "refused")
+
+
+def test_each_target_and_block_is_a_row_of_the_report() -> None:
+    found = Finding("r", ("intel", "rockchip"), "slow", "why", "measured", "mend", "float.onnx", ("a", "b"))
+    rows = found.json()
+    assert [(row["target"], row["block"]) for row in rows] == [
+        ("intel", "a"), ("intel", "b"), ("rockchip", "a"), ("rockchip", "b"),
+    ]  # fmt: skip
+    assert set(rows[0]) == {"rule", "target", "block", "level", "reason", "evidence", "mend", "file"}
+
+
+def test_other_verbs_say_it_in_one_line(tiny_int8_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    say_broken(tiny_int8_bundle, "rockchip")
+    told = f"lint: rules of NPU compilers broken: 2; edgeattn lint {tiny_int8_bundle.path} --target rockchip\n"
+    assert capsys.readouterr().out == told
+    say_broken(tiny_int8_bundle, "qualcomm")
+    assert capsys.readouterr().out == ""
 
 
 def test_a_target_that_refuses_the_bundle_fails(tiny_int8_bundle: Bundle) -> None:

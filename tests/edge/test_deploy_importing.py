@@ -528,7 +528,7 @@ def test_what_npu_compilers_refuse_is_said(
     onnx.save(model, file)
     as_folders(tmp_path / "photos")
     assert typed(monkeypatch, "import", file, "--data", tmp_path / "photos", "--labels", "dark,bright") == 0
-    told = f"lint: 2 rules of NPU compilers broken; edgeattn lint {tmp_path / 'm.edgeattn'} --target all"
+    told = f"lint: rules of NPU compilers broken: 2; edgeattn lint {tmp_path / 'm.edgeattn'} --target all"
     assert told in capsys.readouterr().out
 
 

@@ -38,9 +38,11 @@ def test_compiled_executed_and_kept(tiny_int8_bundle: Bundle, tmp_path: Path) ->
     assert ran.exit_code == 0, ran.output
     assert "one node" in ran.output
     assert "simulated on a PC, not measured on hardware" in ran.output
-    told = json.loads((tmp_path / "r.json").read_text())["artefact"]
-    assert told["gates"]["simulated"]["nodes"] == ["EPContext"]
-    assert 0 < told["gates"]["simulated"]["value"] < 0.03
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert (told["target"], told["toolchain"], told["version"] is None) == ("qualcomm", "onnxruntime-qnn", False)
+    assert (told["compiled"], told["nodes_on_cpu"]) == (True, 0)
+    assert 0 < told["relative_error"] < 0.03
+    assert told["artefact"]["gates"]["simulated"]["nodes"] == ["EPContext"]
     kept = load(bundle.path)
     artefact = next(a for a in kept.artefacts if a.target == "qualcomm")
     assert set(artefact.toolchain) == {"onnxruntime", "onnxruntime-qnn"}
@@ -120,6 +122,41 @@ def test_what_the_compiler_refuses_is_told_with_its_log(tiny_int8_bundle: Bundle
     with pytest.raises(CompileError, match=refused) as caught:
         compile_qualcomm(bundle)
     assert "NonZero" in caught.value.log
+
+
+def test_where_nothing_was_compiled_the_report_holds_the_log(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = "ModuleNotFoundError: No module named 'onnxruntime_qnn'\n"
+    monkeypatch.setattr(qualcomm, "_in_a_process", lambda folder: printed)
+    ran = CliRunner().invoke(app, ["compile", str(tiny_bundle.path), "--json", str(tmp_path / "r.json")])
+    assert isinstance(ran.exception, CompileError)
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert (told["target"], told["toolchain"], told["compiled"], told["log"]) == (
+        "qualcomm", "onnxruntime-qnn", False, printed,
+    )  # fmt: skip
+    assert (told["nodes_on_cpu"], told["relative_error"], told["artefact"]) == (None, None, None)
+
+
+def test_a_file_with_parts_beside_it_is_counted_and_stays_out(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The toolchain's child is played here: right answers, by two nodes and one that the processor computes."""
+
+    def compiled(folder: Path) -> str:
+        golden = tiny_bundle.golden()
+        np.savez(folder / "answers.npz", logits=golden["logits"][1::2])
+        told = {"nodes": ["EPContext", "Cast", "EPContext"], "compile_s": 0.5, "toolchain": {}}
+        (folder / "done.json").write_text(json.dumps(told))
+        return "in parts\n"
+
+    monkeypatch.setattr(qualcomm, "_in_a_process", compiled)
+    ran = CliRunner().invoke(app, ["compile", str(tiny_bundle.path), "--json", str(tmp_path / "r.json")])
+    assert ran.exit_code == 1, ran.output
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert (told["compiled"], told["nodes_on_cpu"], told["relative_error"]) == (True, 1, 0.0)
+    assert told["log"] == "in parts\n" * len(qualcomm.WEIGHTS)
+    assert told["artefact"]["gates"]["simulated"]["verdict"] == "failed"
 
 
 @pytest.mark.skipif(HAS_TOOLCHAIN, reason="the toolchain is there")

@@ -15,6 +15,8 @@ from edgeattn.bundle import Bundle, extend
 from edgeattn.deploy.calibration import FEWEST
 from edgeattn.deploy.recipes import Input, Plan, quantize_for
 from edgeattn.engines import open_artefact
+from edgeattn.engines.base import infer_all
+from edgeattn.engines.certify import relative_error
 from edgeattn.engines.choose import AGREEMENT, golden_agreement
 from edgeattn.errors import DataError
 from edgeattn.spec import Artefact
@@ -63,12 +65,14 @@ def prepare_intel(bundle: Bundle, calibration: Sequence[Input]) -> Prepared:
         engine = open_artefact(trial, on_cpu)
         try:
             agreement = golden_agreement(engine, golden, bundle.spec)
+            answers = infer_all(engine, golden["inputs"])[bundle.spec.output]
         finally:
             engine.close()
         verdict = "passed" if agreement >= AGREEMENT else "failed"
         gate = {
             "verdict": verdict,
             "golden_agreement": agreement,
+            "relative_error": relative_error(answers, golden[bundle.spec.output]),
             "bound": AGREEMENT,
             "n": len(golden["inputs"]),
             "where": WHERE,
