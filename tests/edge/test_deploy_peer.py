@@ -32,7 +32,7 @@ def test_an_output_for_none_of_these_has_its_name(tmp_path: Path) -> None:
     file, _ = export_peer(load("sign-digits"), tmp_path / "sign.onnx")
     told = metadata(read_graph(file).told)
     assert told.labels == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "none of these")
-    assert (told.normalisation, told.imgsz) == (ZERO_TO_ONE, 96)
+    assert (told.normalisation, told.imgsz) == (ZERO_TO_ONE, (96, 96))
 
 
 def test_out_to_others_and_back(tiny_bundle: Bundle, tmp_path: Path) -> None:

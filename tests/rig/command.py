@@ -40,7 +40,7 @@ class Run:
             options += ["--out", str(self.video)]
         command = [sys.executable, *program, bundle.path, "--source", url, *options, "--json", self.report]
         self.process = subprocess.Popen(
-            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=folder
         )
         self._said: queue.Queue[str] = queue.Queue()
         self._listener = threading.Thread(target=lambda: [self._said.put(line) for line in self.process.stdout])

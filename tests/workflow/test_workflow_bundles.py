@@ -27,6 +27,8 @@ def test_calibration_pictures_of_the_test_split_are_refused(kind: str, tiny_bund
     test = PictureFiles(listing.samples[:3]) if kind == "files" else ArrayPictures(pictures, np.zeros(3, np.int64))
     views = FolderViews(listing.samples, InputSpec(32, 32), Augment())
     data = TrainingData(listing.labels, views, PictureFiles(listing.samples[-3:]), test)
-    with pytest.raises(DataError, match=r"3 of the calibration pictures are in the test split, too: .*; calibrate on training"):
+    with pytest.raises(
+        DataError, match=r"3 of the calibration pictures are in the test split, too: .*; calibrate on training"
+    ):
         quantize_run(tiny_bundle, data, tmp_path / "run", calibration)
     assert not (tmp_path / "run").exists()
