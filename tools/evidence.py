@@ -178,7 +178,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
         return []
     told = [UNTOLD | json.loads(text) for text in file.read_text().splitlines() if text.strip()]
     # Before what was executed was told, it was what was asked; all that was asked to be `auto` ran on processors.
-    return [line | {"precision": "float32"} if line["precision"] == "auto" else line for line in told]
+    return [line | {"precision": "float32"} if line.get("precision") == "auto" else line for line in told]
 
 
 class Arm(NamedTuple):

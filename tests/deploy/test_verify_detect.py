@@ -203,8 +203,8 @@ def test_pictures_for_a_detector_from_elsewhere_calibrate_or_measure_never_both(
     picture, truth = data.validation[0]
     assert picture.shape == (480, 640, 3)
     assert set(truth.labels) <= {0, 1, 2}
-    for part, n in (("train", 40), ("val", 9)):
-        squares.folder(tmp_path / "parts" / part, n, seed=3)
+    for part, n, seed in (("train", 40, 3), ("val", 9, 4)):
+        squares.folder(tmp_path / "parts" / part, n, seed=seed)
     whole = tmp_path / "parts"
     (whole / "data.yaml").write_text(f"names: {list(squares.LABELS)}\ntrain: train/images\nval: val/images\n")
     data = outside_data(bundle, whole)
