@@ -111,7 +111,9 @@ class StreamConnection(OpencvConnection):
     Ages count as a relay's `Stamps` tell, else from when a frame was grabbed.
     """
 
-    held = 1.0
+    # A second connection disturbs the first on some servers. And while FFmpeg opens one that is silent, it closes no video:
+    # the command would end a second late.
+    held = 3.0
 
     def __init__(
         self, opened: Opened, open_capture: Callable[[], Opened], name: str, silent_s: float, clock: Clock
