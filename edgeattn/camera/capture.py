@@ -73,9 +73,13 @@ class Capture:
     ) -> None:
         self.close(PATIENCE_S)
 
+    def stop(self) -> None:
+        """Stop reading after the frame in hand."""
+        self._stop.set()
+
     def close(self, patience_s: float) -> None:
         """Stop reading after the frame in hand; wait that long for it."""
-        self._stop.set()
+        self.stop()
         self._thread.join(patience_s)
 
     def _run(self) -> None:

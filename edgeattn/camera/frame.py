@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -50,6 +51,35 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Frame]: ...
 
 
+class Interrupt:
+    """Called by any thread, it ends what another one waits for: a camera that is being opened, or that is silent."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ends: list[Callable[[], object]] = []
+        self._called = False
+
+    def __call__(self) -> None:
+        """End what waits, and from now on whatever begins to."""
+        with self._lock:
+            self._called, ends = True, tuple(self._ends)
+        for end in ends:
+            end()
+
+    def add(self, end: Callable[[], object]) -> None:
+        """Let it end something by a call; at once, if it was called already."""
+        with self._lock:
+            self._ends.append(end)
+            called = self._called
+        if called:
+            end()
+
+    def remove(self, end: Callable[[], object]) -> None:
+        """That waits no more."""
+        with self._lock:
+            self._ends.remove(end)
+
+
 class Connection(Protocol):
     """An open camera or stream, for one thread; it never recovers from an error: open another one."""
 
@@ -75,9 +105,6 @@ class Connection(Protocol):
             SourceError: the stream ended, broke off, or was silent for too long.
         """
 
-    def interrupt(self) -> None:
-        """Wake whoever reads, by any thread, where that is possible."""
-
     def close(self) -> None:
         """Let go of the camera; by the thread that reads."""
 
@@ -91,8 +118,8 @@ class Reconnecting(Source, Protocol):
     timeout_s: float
     """How long a connection may be silent before a new one is tried."""
 
-    def connect(self, timeout_s: float, silent_s: float) -> Connection:
-        """Open within `timeout_s`; a `read` then waits for `silent_s`.
+    def connect(self, timeout_s: float, silent_s: float, interrupt: Interrupt) -> Connection:
+        """Open within `timeout_s`; a `read` then waits for `silent_s`; `interrupt` ends either, where that is possible.
 
         Raises:
             SourceError: it does not open.

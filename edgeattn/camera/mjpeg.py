@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import numpy as np
 
 from edgeattn._cv2 import cv2
-from edgeattn.camera.frame import AgeFrom
+from edgeattn.camera.frame import AgeFrom, Interrupt
 from edgeattn.errors import RefusedError, SourceError
 from edgeattn.imaging import Picture
 from edgeattn.timing import Clock
@@ -48,8 +48,10 @@ class HttpMjpeg:
     age_from: AgeFrom = "received"
     held = 1.0
 
-    def __init__(self, url: str, name: str, timeout_s: float, silent_s: float, clock: Clock) -> None:
-        """Connect within `timeout_s`; a `read` then waits for `silent_s`.
+    def __init__(
+        self, url: str, name: str, timeout_s: float, silent_s: float, *, clock: Clock, interrupt: Interrupt
+    ) -> None:
+        """Connect within `timeout_s`; a `read` then waits for `silent_s`, or until `interrupt`.
 
         Raises:
             NotMjpegError: another reader should try.
@@ -69,6 +71,7 @@ class HttpMjpeg:
             self._socket.close()
             raise
         self._ready = list(self._jpegs.feed(rest))
+        interrupt.add(self._hang_up)
 
     @property
     def damaged(self) -> int:
@@ -90,14 +93,14 @@ class HttpMjpeg:
                     return np.asarray(picture, np.uint8), received_ns
             self._undecodable += 1
 
-    def interrupt(self) -> None:
-        """End a `read` at once, with an error."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
     def close(self) -> None:
         """Close."""
         self._socket.close()
+
+    def _hang_up(self) -> None:
+        """End a `read` at once, with an error."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _newest(self) -> bytes:
         """The last whole JPEG of all that has arrived."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgeattn._cv2 import cv2
 from edgeattn.camera.files import plausible
-from edgeattn.camera.frame import OLDEST_NS, AgeFrom
+from edgeattn.camera.frame import OLDEST_NS, AgeFrom, Interrupt
 from edgeattn.camera.rtsp import Relay, Stamps
 from edgeattn.errors import RefusedError, SourceError
 from edgeattn.imaging import Picture
@@ -78,9 +78,6 @@ class OpencvConnection:
         """Whether a frame that was waited for so long is not to be shown."""
         return False
 
-    def interrupt(self) -> None:
-        """Nothing can."""
-
     def close(self) -> None:
         """Release."""
         self._capture.release()
@@ -111,9 +108,7 @@ class StreamConnection(OpencvConnection):
     Ages count as a relay's `Stamps` tell, else from when a frame was grabbed.
     """
 
-    # A second connection disturbs the first on some servers. And while FFmpeg opens one that is silent, it closes no video:
-    # the command would end a second late.
-    held = 3.0
+    held = 1.0
 
     def __init__(
         self, opened: Opened, open_capture: Callable[[], Opened], name: str, silent_s: float, clock: Clock
@@ -236,8 +231,12 @@ def open_device(device: int | str, name: str, timeout_s: float, clock: Clock) ->
     return OpencvConnection(_checked(Opened(capture), name, why).capture, name, clock)
 
 
-def open_stream(url: str, name: str, timeout_s: float, silent_s: float, clock: Clock) -> StreamConnection:
-    """Open a network stream within `timeout_s`; a `read` then waits for `silent_s`.
+def open_stream(
+    url: str, name: str, timeout_s: float, silent_s: float, *, clock: Clock, interrupt: Interrupt
+) -> StreamConnection:
+    """Open a network stream within `timeout_s`, or until `interrupt`; a `read` then waits for `silent_s`.
+
+    While FFmpeg opens one that is silent, it closes no video: a command that ends would wait for that.
 
     Raises:
         RefusedError: the camera wants another login.
@@ -261,11 +260,13 @@ def open_stream(url: str, name: str, timeout_s: float, silent_s: float, clock: C
         except (OSError, ValueError):
             return Opened(open_url(url))
         began_s = time.monotonic()
+        interrupt.add(relay.hang_up)
         with relay:
             capture = open_url(relay.url)
+        interrupt.remove(relay.hang_up)  # whoever reads it is left to say farewell
         if _is_open(capture):
             return Opened(capture, relay.stamps)
-        at_once = relay.reached and time.monotonic() - began_s < timeout_s / 2
+        at_once = relay.reached and not relay.hung_up and time.monotonic() - began_s < timeout_s / 2
         if not at_once or url in _logins_refused:
             return Opened(capture, relay.stamps, relay.wants_login)
         capture.release()

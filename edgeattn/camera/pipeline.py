@@ -315,6 +315,7 @@ class Pipeline:
         """Let another thread's iteration over live sources end after the frame in hand."""
         for capture in self._captures:
             capture.slot.end()
+            capture.stop()
 
     def _steadying(self, bundle: Bundle) -> list[Smoother] | list[Tracker]:
         """What holds the answer of each source steady."""

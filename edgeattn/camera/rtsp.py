@@ -284,6 +284,10 @@ class Relay(socketserver.ThreadingTCPServer):
         self._ends: list[PictureEnds] = []
         self.reached = False
         """Whether a connection was made to the camera."""
+        self.hung_up = False
+        """Whether `hang_up` was called."""
+        self._visitors: list[socket.socket] = []
+        self._lock = threading.Lock()  # guards the two
         super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
         login, at, camera = parts.netloc.rpartition("@")
         ours = f"127.0.0.1:{self.server_address[1]}"
@@ -313,9 +317,20 @@ class Relay(socketserver.ThreadingTCPServer):
         self.shutdown()
         self.server_close()
 
+    def hang_up(self) -> None:
+        """End the connections that FFmpeg has made, and those that it makes; by any thread."""
+        with self._lock:
+            self.hung_up = True
+            for visitor in self._visitors:
+                _hang_up(visitor)
+
     def finish_request(self, request: Any, client_address: Any) -> None:
         """One connection, in a thread of its own, until it ends."""
         ours: socket.socket = request
+        with self._lock:
+            if self.hung_up:
+                return
+            self._visitors.append(ours)
         ends = PictureEnds()
         self._ends.append(ends)
         # ValueError: of a name that cannot be one of a host's.

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from edgeattn.camera.address import from_environment, public_address
 from edgeattn.camera.files import Folder, Video
-from edgeattn.camera.frame import Connection, Frame
+from edgeattn.camera.frame import Connection, Frame, Interrupt
 from edgeattn.camera.mjpeg import HttpMjpeg, NotMjpegError
 from edgeattn.camera.opencv import open_device, open_pipeline, open_stream
 from edgeattn.camera.pattern import TestPattern
@@ -62,18 +62,20 @@ class Camera:
         if not wait:
             self._check_node()
 
-    def connect(self, timeout_s: float, silent_s: float) -> Connection:
+    def connect(self, timeout_s: float, silent_s: float, interrupt: Interrupt) -> Connection:
         """Open once more within `timeout_s`, whatever became of earlier connections; reads wait for `silent_s`.
+
+        Of a device nothing can be interrupted, of a stream that FFmpeg reads only the opening.
 
         Raises:
             SourceError: it does not open.
         """
-        connection = self._open(timeout_s, silent_s)
+        connection = self._open(timeout_s, silent_s, interrupt)
         self.fps = connection.fps
         return connection
 
     def __enter__(self) -> Camera:
-        self._connection = self.connect(self.timeout_s, self.timeout_s)
+        self._connection = self.connect(self.timeout_s, self.timeout_s, Interrupt())
         return self
 
     def __exit__(
@@ -95,7 +97,7 @@ class Camera:
             yield Frame(picture, index, captured_ns, self._connection.age_from)
             index += 1
 
-    def _open(self, timeout_s: float, silent_s: float) -> Connection:
+    def _open(self, timeout_s: float, silent_s: float, interrupt: Interrupt) -> Connection:
         if self._here:
             self._check_node()
             return open_device(self._device, self.name, timeout_s, self._clock)
@@ -104,10 +106,10 @@ class Camera:
         url = str(self._device)
         if url.lower().startswith("http://"):
             try:
-                return HttpMjpeg(url, self.name, timeout_s, silent_s, self._clock)
+                return HttpMjpeg(url, self.name, timeout_s, silent_s, clock=self._clock, interrupt=interrupt)
             except NotMjpegError:
                 pass
-        return open_stream(url, self.name, timeout_s, silent_s, self._clock)
+        return open_stream(url, self.name, timeout_s, silent_s, clock=self._clock, interrupt=interrupt)
 
     def _check_node(self) -> None:
         if self._here and sys.platform == "linux" and not self._node.exists():

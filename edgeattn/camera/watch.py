@@ -11,7 +11,7 @@ from collections import deque
 from types import TracebackType
 
 from edgeattn.camera.capture import PATIENCE_S, close_at_exit
-from edgeattn.camera.frame import Connection, Frame, Reconnecting
+from edgeattn.camera.frame import Connection, Frame, Interrupt, Reconnecting
 from edgeattn.camera.slot import Policy, Slot
 from edgeattn.camera.state import CHANGES, Change, State, Status
 from edgeattn.errors import RefusedError, SourceError
@@ -110,11 +110,16 @@ class Watch:
     ) -> None:
         self.close(PATIENCE_S)
 
-    def close(self, patience_s: float) -> None:
-        """Stop reading; wait that long for the readers, and leave behind those that are stuck."""
+    def stop(self) -> None:
+        """Stop reading, and open nothing more."""
         with self._changed:
             self._stopped = True
+            self._retire_all_but(None)
             self._changed.notify_all()
+
+    def close(self, patience_s: float) -> None:
+        """Stop reading; wait that long for the readers, and leave behind those that are stuck."""
+        self.stop()
         self._thread.join(patience_s)
         deadline_ns = monotonic_ns() + patience_s * 1e9
         with self._changed:
@@ -136,9 +141,7 @@ class Watch:
             self._failure = error
             self.slot.end(error)
         finally:
-            with self._changed:
-                self._stopped = True
-                self._retire_all_but(None)
+            self.stop()
             self._end_attempt()
 
     def _open(self) -> _Reader:
@@ -225,8 +228,7 @@ class Watch:
         for other in self._readers:
             if other is not reader:
                 other.retired = True
-                if other.connection is not None:
-                    other.connection.interrupt()
+                other.interrupt()
 
     # The readers' threads.
 
@@ -275,6 +277,7 @@ class _Reader:
         self.connection: Connection | None = None
         self.error: BaseException | None = None
         self.retired = False
+        self.interrupt = Interrupt()
         self.frames = 0
         self.began_ns = self.latest_ns = monotonic_ns()
         self._watch, self._camera, self._timeout_s = watch, camera, timeout_s
@@ -283,7 +286,7 @@ class _Reader:
     def _run(self) -> None:
         error: BaseException | None = None
         try:
-            connection = self._camera.connect(self._timeout_s, KEPT * self._timeout_s)
+            connection = self._camera.connect(self._timeout_s, KEPT * self._timeout_s, self.interrupt)
             try:
                 self.connection = connection
                 while self._watch._seen(self, *connection.read()):

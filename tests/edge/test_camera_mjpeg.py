@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgeattn._cv2 import cv2
+from edgeattn.camera.frame import Interrupt
 from edgeattn.camera.mjpeg import HttpMjpeg, JpegScanner, NotMjpegError, _check, _request, pixels
 from edgeattn.errors import RefusedError, SourceError
 from edgeattn.timing import monotonic_ns
@@ -75,7 +76,9 @@ def test_a_spoilt_size_costs_one_frame() -> None:
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        camera = HttpMjpeg(f"http://127.0.0.1:{door.getsockname()[1]}/", "door", 2, 2, monotonic_ns)
+        camera = HttpMjpeg(
+            f"http://127.0.0.1:{door.getsockname()[1]}/", "door", 2, 2, clock=monotonic_ns, interrupt=Interrupt()
+        )
         assert camera.read()[0].shape == (48, 64, 3)
         assert camera.damaged == 1
         camera.close()

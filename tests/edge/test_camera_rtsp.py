@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeattn.camera.frame import Interrupt
+from edgeattn.camera.opencv import open_stream
 from edgeattn.camera.rtsp import PictureEnds, Relay, Stamps
+from edgeattn.errors import SourceError
 from edgeattn.timing import monotonic_ns
 
 SDP = (
@@ -323,6 +326,37 @@ def test_a_camera_that_is_away_ends_the_connection_at_once() -> None:
     ):
         assert viewer.recv(1000) == b""
     assert (relay.reached, relay.wants_login) == (False, False)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_opening_a_silent_camera_can_be_interrupted(early: bool) -> None:
+    interrupt, errors = Interrupt(), []
+
+    def open_it() -> None:
+        try:
+            open_stream(
+                f"rtsp://127.0.0.1:{door.getsockname()[1]}/", "the door", 60, 1, clock=monotonic_ns, interrupt=interrupt
+            )
+        except SourceError as error:
+            errors.append(str(error))
+
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        if early:
+            interrupt()
+        thread = threading.Thread(target=open_it, daemon=True)
+        thread.start()
+        if not early:
+            visitor = door.accept()[0]
+            assert visitor.recv(1000).startswith(b"OPTIONS")
+            interrupt()
+            assert visitor.recv(1000) == b"", "hung up"
+            visitor.close()
+        thread.join(20)
+        assert not thread.is_alive()
+        door.setblocking(False)
+        with pytest.raises(BlockingIOError):  # it is not tried once more without the relay
+            door.accept()
+    assert errors == ["the door does not open: away, or no video"]
 
 
 def test_a_name_that_can_be_no_hosts_is_a_camera_that_is_away(capsys: pytest.CaptureFixture[str]) -> None:

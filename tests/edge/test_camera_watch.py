@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from scripted import BLACK
 
-from edgeattn.camera.frame import Frame
+from edgeattn.camera.frame import Frame, Interrupt
 from edgeattn.camera.source import open_source
 from edgeattn.camera.watch import Watch, probe_s
 from edgeattn.errors import RefusedError, SourceError
@@ -31,9 +32,6 @@ class Connection:
     def read(self) -> tuple[Picture, int]:
         return self._read(), time.monotonic_ns()
 
-    def interrupt(self) -> None:
-        pass
-
     def close(self) -> None:
         self.closed.set()
 
@@ -47,7 +45,7 @@ class Camera:
         self.script, self.local = iter(script), local
         self.connections: list[Connection] = []
 
-    def connect(self, timeout_s: float, silent_s: float) -> Connection:
+    def connect(self, timeout_s: float, silent_s: float, interrupt: Interrupt) -> Connection:
         step = next(self.script, SourceError("camera 7 is gone"))
         if isinstance(step, Exception):
             raise step
@@ -110,6 +108,30 @@ def test_a_network_camera_that_wants_another_login_is_an_error_at_the_start() ->
     camera = Camera([RefusedError("camera 7 wants another login")], local=False)
     with pytest.raises(RefusedError, match="another login"), Watch(camera):
         pass
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_is_being_opened_is_interrupted_when_the_watch_stops(late: bool) -> None:
+    began, interrupted = threading.Event(), threading.Event()
+
+    class Silent(Camera):
+        def connect(self, timeout_s: float, silent_s: float, interrupt: Interrupt) -> Connection:
+            began.set()
+            if late:  # nobody wants it any more when it begins to wait
+                wait_for(lambda: watch._stopped)
+            interrupt.add(interrupted.set)
+            assert interrupted.wait(10)
+            raise SourceError("camera 7 does not open")
+
+    camera = Silent([])
+    watch = Watch(camera)
+    opening = threading.Thread(target=lambda: contextlib.ExitStack().enter_context(watch))
+    opening.start()
+    assert began.wait(10)
+    watch.stop()
+    assert interrupted.wait(10)
+    opening.join(10)
+    assert not opening.is_alive()
 
 
 def test_a_local_camera_that_vanishes_is_waited_for() -> None:

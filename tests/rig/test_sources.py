@@ -28,6 +28,7 @@ from waits import HTTP_MS, RTSP_MS, states, watched
 
 from edgeattn.bundle import Bundle
 from edgeattn.camera import Camera, Pipeline
+from edgeattn.camera.frame import Interrupt
 from edgeattn.camera.opencv import open_stream
 from edgeattn.camera.watch import Watch
 from edgeattn.engines.fake import FakeEngine
@@ -294,8 +295,9 @@ def test_a_login_goes_through_the_relay() -> None:
     with RtspCamera(login=("box", "open sesame")) as camera:
         with watched(camera) as (watch, _):
             assert watch.status.state == "live"
+        url = camera.url.replace("sesame", "says me")
         with pytest.raises(SourceError, match="another login"):
-            open_stream(camera.url.replace("sesame", "says me"), "the door", 2, 1, time.monotonic_ns)
+            open_stream(url, "the door", 2, 1, clock=time.monotonic_ns, interrupt=Interrupt())
 
 
 @needs_rtsp
