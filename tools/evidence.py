@@ -109,7 +109,7 @@ def run_once(
 ) -> None:
     """Run a cell of a grid, add its line to `file` and print it; nothing where the file holds it, or another process runs it."""
     with taken(folder) as free:
-        if not free or any(cell(recipe, name).items() <= line.items() for line in lines(file)):
+        if not free or any(cell(recipe, name).items() <= line.items() for line in runs(file)):
             return
         line = run(recipe, folder, open_it(), name, int8=int8)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -173,12 +173,15 @@ def revision() -> str:
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
+    """What a file of JSON lines holds; nothing where there is none."""
+    return [json.loads(text) for text in file.read_text().splitlines() if text.strip()] if file.is_file() else []
+
+
+def runs(file: Path) -> list[dict[str, Any]]:
     """The finished runs of a file, each with all that `cell` tells."""
-    if not file.is_file():
-        return []
-    told = [UNTOLD | json.loads(text) for text in file.read_text().splitlines() if text.strip()]
+    told = [UNTOLD | line for line in lines(file)]
     # Before what was executed was told, it was what was asked; all that was asked to be `auto` ran on processors.
-    return [line | {"precision": "float32"} if line.get("precision") == "auto" else line for line in told]
+    return [line | {"precision": "float32"} if line["precision"] == "auto" else line for line in told]
 
 
 class Arm(NamedTuple):
@@ -253,7 +256,7 @@ def write_tables(file: Path, prices_file: Path | None) -> None:
         for told in json.loads(prices_file.read_text())["mechanisms"]:
             found = [p["over_none"] for p in told.get("prices", []) if p["engine"] == "openvino" and p.get("over_none")]
             prices |= {told["name"]: float(found[0])} if found else {}
-    rows = list(table(lines(file), prices))
+    rows = list(table(runs(file), prices))
     if not rows:
         raise SystemExit(f"{file} holds no finished runs; run the grid first")
     heads = list(rows[0])

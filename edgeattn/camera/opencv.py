@@ -182,14 +182,12 @@ class StreamConnection(OpencvConnection):
         """Open a successor; it takes over with its first frame, if its size is another."""
         opened = self._open_capture()
         capture = opened.capture
-        if not _is_open(capture):
-            self._in_doubt = True
-        elif _size(capture) != size:
-            if any(capture.grab() for _ in range(1 + _BAD_IN_A_ROW)):
-                self._look_again_s = _LOOK_AGAIN_S
-                self._successor = opened
-                return
-            self._in_doubt = True
+        changed = _size(capture) != size
+        if changed and _is_open(capture) and any(capture.grab() for _ in range(1 + _BAD_IN_A_ROW)):
+            self._look_again_s = _LOOK_AGAIN_S
+            self._successor = opened
+            return
+        self._in_doubt |= changed
         capture.release()
 
 

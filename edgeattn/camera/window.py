@@ -21,7 +21,7 @@ from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
 from edgeattn.timing import NS_PER_MS, Clock, monotonic_ns
 
-_PROBE = "import cv2; cv2.namedWindow('edgeattn', cv2.WINDOW_NORMAL); cv2.waitKey(1); cv2.destroyAllWindows()"
+_PROGRAM = (sys.executable, "-m", __name__)
 _HEADER = struct.Struct("<III")
 """Height and width of the picture that follows, in pixels; for how long keys are waited for, in milliseconds."""
 _NO_KEY = 255
@@ -40,7 +40,9 @@ def display_problem() -> str | None:
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return "there is no display (DISPLAY and WAYLAND_DISPLAY are not set)"
     try:
-        probe = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, timeout=20, check=False)
+        probe = subprocess.run(
+            [*_PROGRAM, "edgeattn"], stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
+        )
     except (OSError, subprocess.SubprocessError) as error:
         return f"the display could not be tried ({type(error).__name__})"
     if probe.returncode == 0:
@@ -60,7 +62,7 @@ class Window:
         self._due_ns = clock()
         # Ctrl-C at the terminal is for us to answer: it is not sent to another session.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, title],
+            [*_PROGRAM, title],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
 

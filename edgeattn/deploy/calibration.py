@@ -163,13 +163,10 @@ def picture_digest(picture: Picture) -> str:
     return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).hexdigest()
 
 
-def without_copies(pictures: Iterable[Picture]) -> list[Picture]:
-    """The pictures, each once: what is there many times would set the ranges alone."""
-    return list({picture_digest(picture): picture for picture in pictures}.values())
-
-
-def check(calibration: Iterable[Picture], measured: Iterable[Picture]) -> None:
+def check(calibration: Iterable[Picture], measured: Iterable[Picture]) -> list[int]:
     """Refuse pictures that int8's ranges must not be taken from; each is looked at once, and none is kept.
+
+    Returns the places of the different ones in the calibration set: what is there many times would set the ranges alone.
 
     Args:
         calibration: pictures to calibrate on, (H, W, 3) BGR bytes.
@@ -180,13 +177,13 @@ def check(calibration: Iterable[Picture], measured: Iterable[Picture]) -> None:
             and blue swapped; thumbnails.
     """
     own, other = _Looks.of(calibration), _Looks.of(measured)
-    different = set(own.digests)
+    different = {digest: place for place, digest in reversed(list(enumerate(own.digests)))}
     if len(different) < FEWEST:
         alike = f", {len(own.digests)} with repetitions," if len(different) < len(own.digests) else ""
         raise DataError(
             f"{len(different)} different pictures{alike} are too few to calibrate int8 on; {FEWEST} are the fewest"
         )
-    if shared := different.intersection(other.digests):
+    if shared := different.keys() & other.digests:
         places = [str(place) for place, digest in enumerate(own.digests, 1) if digest in shared]
         raise DataError(
             f"{len(shared)} of the calibration pictures are among those that int8 is measured on, which would flatter it "
@@ -204,6 +201,7 @@ def check(calibration: Iterable[Picture], measured: Iterable[Picture]) -> None:
             f"the calibration pictures are {own.side:.0f} pixels high or wide, those that are measured on {other.side:.0f}: "
             "thumbnails have other contrasts; calibrate on pictures as the camera gives them"
         )
+    return sorted(different.values())
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -160,9 +161,6 @@ class Ladder:
         nodes = heads.read(self._float(self.engines[0]))
         branches = heads.branches(nodes, self.bundle.spec)
         self._heads = {name: tuple(dict.fromkeys(map(layer_name, own))) for name, own in branches.items()}
-        told = _TOLD[self.bundle.spec.task]
-        self._measured_on = [[picture_digest(picture), told(truth)] for picture, truth in self.validation]
-        self._calibrated_on = hashlib.sha256(b"".join(value.tobytes() for value in self.inputs)).hexdigest()
 
     def default(self, engine: str) -> Made:
         """The default recipe, as it is."""
@@ -287,14 +285,23 @@ class Ladder:
         told = [step.json() for step in self.steps if step.engine == engine]
         return replace(artefact, recipe={**artefact.recipe, "ladder": told}), files
 
+    @functools.cached_property
+    def _pictures(self) -> dict[str, Any]:
+        """What tells the pictures apart from others."""
+        told = _TOLD[self.bundle.spec.task]
+        return {
+            "calibration": hashlib.sha256(b"".join(value.tobytes() for value in self.inputs)).hexdigest(),
+            "validation": [[picture_digest(picture), told(truth)] for picture, truth in self.validation],
+        }
+
     def _key(self, engine: str, plan: Plan, tuned: bool, turn: int) -> str:
         """What a measurement depends on."""
         source = self._float(engine, tuned=tuned)
         weights = {"weights": sha256(source.with_suffix(".bin"))} if source.suffix == ".xml" else {}
-        what: Mapping[str, Any] = weights | {
+        what: Mapping[str, Any] = {
+            **weights,
+            **self._pictures,
             "source": sha256(source),
-            "calibration": self._calibrated_on,
-            "validation": self._measured_on,
             "engine": engine,
             "turn": turn,
             "tools": versions(*TOOLS[engine]),

@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from edgeattn.bundle import Bundle
+from edgeattn.deploy.structure import depthwise_quantizers
 from edgeattn.engines.certify import artefact_for
 from edgeattn.engines.onnxruntime import only_outputs
 from edgeattn.errors import NameNotFoundError
@@ -376,13 +377,8 @@ def _open(bundle: Bundle, precision: str) -> _Graph:
 
 def _open_ir(file: Path) -> _Graph:
     """The quantizers before an int8 IR's depthwise convolutions, by these' names, with the shapes of their ranges."""
-    from edgeattn.engines.openvino import openvino_core
-
     nodes, shapes = [], {}
-    for op in openvino_core().read_model(file).get_ordered_ops():
-        source = op.input_value(0).get_node() if op.get_type_name() == "GroupConvolution" else None
-        if source and source.get_type_name() == "FakeQuantize":
-            name = op.get_friendly_name()
-            nodes.append(onnx.helper.make_node("FakeQuantize", ["", f"{name}/low"], [], name))
-            shapes[f"{name}/low"] = list(source.get_input_shape(1))
+    for name, quantizer in depthwise_quantizers(file):
+        nodes.append(onnx.helper.make_node("FakeQuantize", ["", f"{name}/low"], [], name))
+        shapes[f"{name}/low"] = list(quantizer.get_input_shape(1))
     return _Graph(nodes, shapes, {}, (), {}, 0, is_int8=True)

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 
 from edgeattn.bundle import Bundle, extend
-from edgeattn.deploy.calibration import check, without_copies
+from edgeattn.deploy.calibration import check
 from edgeattn.deploy.climb import climb
 from edgeattn.deploy.ladder import Bounds, Ladder, Step
 from edgeattn.deploy.recipes import Plan
@@ -88,11 +88,10 @@ def quantize(
     """
     if not len(calibration) or not len(validation):
         raise DataError("quantize needs calibration and validation pictures; give a folder with --data")
-    check(calibration, (picture for picture, _ in validation))
-    different, told = without_copies(calibration), []
+    different, told = check(calibration, (picture for picture, _ in validation)), []
     if copies := len(calibration) - len(different):
         told.append(f"{copies} of the {len(calibration)} calibration pictures are copies of others: left out")
-    inputs = [prepare(picture, bundle.spec.input) for picture in different]
+    inputs = [prepare(calibration[place], bundle.spec.input) for place in different]
     with tempfile.TemporaryDirectory() as scratch:
         start = Plan(weight_bits=7 if portable or not adds_bytes_exactly() else 8)
         ladder = Ladder(bundle, inputs, validation, Path(scratch), source, Bounds(loss=max_loss), memory, start)

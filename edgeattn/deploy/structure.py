@@ -89,15 +89,22 @@ def _of_openvino(file: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def _shifted(file: Path) -> tuple[str, ...]:
-    from edgeattn.engines.openvino import layer_name, openvino_core
+def depthwise_quantizers(file: Path) -> list[tuple[str, Any]]:
+    """The depthwise convolutions of an IR whose activations are quantized, by name, each with its quantizer."""
+    from edgeattn.engines.openvino import openvino_core
 
     found = []
     for op in openvino_core().read_model(file).get_ordered_ops():
         source = op.input_value(0).get_node() if op.get_type_name() == "GroupConvolution" else None
-        if source and source.get_type_name() == "FakeQuantize" and _has_zero_point(source):
-            found.append(layer_name(op.get_friendly_name()))
-    return tuple(found)
+        if source and source.get_type_name() == "FakeQuantize":
+            found.append((op.get_friendly_name(), source))
+    return found
+
+
+def _shifted(file: Path) -> tuple[str, ...]:
+    from edgeattn.engines.openvino import layer_name
+
+    return tuple(layer_name(name) for name, quantizer in depthwise_quantizers(file) if _has_zero_point(quantizer))
 
 
 def _has_zero_point(quantizer: Any) -> bool:

@@ -175,7 +175,8 @@ def outside_data(bundle: Bundle, pictures: Path, *, skip_missing: bool = False) 
         pairs = zip(found.pictures, kinds, strict=True)
         listed = [Sample(one.path, kind, digest=one.digest) for one, kind in pairs]
         truths, notes = {one.path: one for one in found.pictures}, found.notes
-        kept = held_out(found) if held_out(found) != found.pictures else ()
+        kept = held_out(found)
+        kept = kept if kept != found.pictures else ()
     samples = list({sample.digest: sample for sample in listed}.values())
     if copies := len(listed) - len(samples):
         notes += (f"{copies} pictures are copies of others: left out",)

@@ -39,7 +39,7 @@ def test_unequal_runs_are_not_paired(evidence: Any, tmp_path: Path) -> None:
     others: tuple[dict[str, Any], ...] = ({"precision": "bf16"}, {"imgsz": 64}, {"recipe": {"lr": 0.1}}, {"epochs": 4})
     rows = [line("none", seed, 0.8) for seed in range(3)] + [line("se", seed, 0.81 + seed / 1000) for seed in range(3)]
     rows += [line("none", seed, 0.6, **other) for seed in range(3) for other in others]
-    found = list(evidence.table(evidence.lines(written(tmp_path / "d.jsonl", *rows)), {}))
+    found = list(evidence.table(evidence.runs(written(tmp_path / "d.jsonl", *rows)), {}))
     assert len(found) == 2 + len(others)
     (gain,) = (row for row in found if row["attention"] == "se")
     assert gain["against none"].startswith("+1.10 ± 0.25 (n 3, p ")
@@ -55,7 +55,7 @@ def test_distilled_is_compared_with_plain_and_teachers_with_themselves(evidence:
         )
         for seed in range(3)
     ]  # fmt: skip
-    found = evidence.table(evidence.lines(written(tmp_path / "d.jsonl", *rows)), {"se": 1.1})
+    found = evidence.table(evidence.runs(written(tmp_path / "d.jsonl", *rows)), {"se": 1.1})
     told = {(row["attention"], row["taught by"]): row for row in found}
     assert told["se", "dist of runs/a"]["against labels"].startswith("+5.00")
     assert told["se", "dist of runs/a"]["against none"].startswith("+2.00")
@@ -72,7 +72,7 @@ def test_an_engine_that_failed_leaves_a_gap(evidence: Any, tmp_path: Path) -> No
         line("none", 1, 0.8, int8={"openvino": {"top1": 0.77, "map_js": 0.02}}),
         line("none", 2, 0.8, int8_error="no"),
     )
-    (row,) = evidence.table(evidence.lines(written(tmp_path / "d.jsonl", *rows)), {})
+    (row,) = evidence.table(evidence.runs(written(tmp_path / "d.jsonl", *rows)), {})
     assert (row["int8 onnxruntime %"], row["int8 openvino %"]) == ("79.00 (n 1)", "78.00 (n 2)")
     assert row["maps moved"] == "0.020"
 
@@ -83,7 +83,7 @@ def test_a_run_is_known_again_by_all_that_makes_it(evidence: Any, tmp_path: Path
     )
     recipe = evidence.recipe_for(options, "se", "labels", 0)
     before = {key: evidence.cell(recipe, "d")[key] for key in line("se", 0, 0.8) if key != "test_top1"}
-    (held,) = evidence.lines(written(tmp_path / "d.jsonl", before | {"precision": "auto", "test_top1": 0.8}))
+    (held,) = evidence.runs(written(tmp_path / "d.jsonl", before | {"precision": "auto", "test_top1": 0.8}))
     assert evidence.cell(recipe, "d").items() <= held.items()
     places = {evidence.folder_of(recipe, "d", tmp_path)}
     assert places == {tmp_path / "d-pico-3" / "se-labels-0"}
