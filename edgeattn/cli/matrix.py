@@ -12,19 +12,33 @@ from edgeattn.cli.prices import print_whole, steps_bar
 
 if TYPE_CHECKING:
     from edgeattn.bundle import Bundle
+    from edgeattn.cli.verify import Pictures
     from edgeattn.profiling.matrix import Entry
 
 Accuracies = dict[tuple[str, str, str], float]
 """The tasks' figures by digest, engine and precision."""
 
 
-def matrix(folder: Path, threads: int | None, data: Path | None, json: Path | None, html: Path | None) -> None:
+def matrix(
+    folder: Path,
+    threads: int | None,
+    data: Path | None,
+    json: Path | None,
+    html: Path | None,
+    *,
+    skip_missing: bool = False,
+) -> None:
     """Measure, and show the table; Ctrl-C keeps what was measured, and the next call goes on from there."""
+    from edgeattn.cli.verify import Pictures
     from edgeattn.engines import default_threads
     from edgeattn.profiling.matrix import SCHEMA, Matrix, bundles_of, memory_of
     from edgeattn.timing import environment, monotonic_ns, pressure
 
     bundles, memory = bundles_of(folder), memory_of(folder)
+    # Read before anything is measured: an hour later is too late to hear that a picture is missing.
+    pictures = [Pictures(data, bundle.spec, skip_missing=skip_missing) for bundle in bundles] if data else []
+    for note in dict.fromkeys(note for each in pictures for note in each.notes):
+        say(note)
     measured = Matrix(bundles, [threads] if threads else sorted({1, default_threads()}), memory)
     before, stopped = pressure.read(monotonic_ns), False
     try:
@@ -34,7 +48,7 @@ def matrix(folder: Path, threads: int | None, data: Path | None, json: Path | No
                 bar.update(task, completed=done, total=total)
     except KeyboardInterrupt:
         stopped = True
-    entries = measured.entries(_accuracies(bundles, data) if data and not stopped else None)
+    entries = measured.entries(_accuracies(bundles, pictures) if pictures and not stopped else None)
     waited = pressure.read(monotonic_ns).waited_share(before)
     print_whole(_table(entries))
     if waited is not None and waited > 0.05:
@@ -49,14 +63,12 @@ def matrix(folder: Path, threads: int | None, data: Path | None, json: Path | No
             say(f"report: {path}")
 
 
-def _accuracies(bundles: list[Bundle], data: Path) -> Accuracies:
+def _accuracies(bundles: list[Bundle], of: list[Pictures]) -> Accuracies:
     """Each artefact on labelled pictures, of whichever form its task wants."""
-    from edgeattn.cli.verify import Pictures
     from edgeattn.deploy.verify import verify
 
     found: Accuracies = {}
-    for bundle in bundles:
-        pictures = Pictures(data, bundle.spec)
+    for bundle, pictures in zip(bundles, of, strict=True):
         say(f"{bundle.name}: answering {len(pictures)} pictures")
         report = verify(bundle, iter(pictures))
         found |= {(bundle.digest(), r.engine, r.precision): r.figure for r in report.results if r.figure is not None}

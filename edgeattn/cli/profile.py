@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from edgeattn.cli.common import INTERRUPTED, NO_VERDICT, console, say, write_json, write_text
+from edgeattn.cli.common import INTERRUPTED, NO_VERDICT, SkipMissing, console, say, write_json, write_text
 from edgeattn.errors import SpecError
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def profile(
     data: Annotated[
         Path | None, typer.Option(help="With --matrix: labelled pictures, for the accuracy of each.")
     ] = None,
+    skip_missing: SkipMissing = False,
     samples: Annotated[int | None, typer.Option(min=1, help="Inferences, frames or starts an artefact.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="How long to measure altogether.")] = None,
     budget: Annotated[
@@ -99,7 +100,7 @@ def profile(
     if matrix:
         from edgeattn.cli.matrix import matrix as measure_matrix
 
-        measure_matrix(_folder_of(bundle), threads, data, json, html)
+        measure_matrix(_folder_of(bundle), threads, data, json, html, skip_missing=skip_missing)
         return
     if several:
         _prices(bundle, json)

@@ -2,6 +2,7 @@
 
     all int8            everything that the engine can, the attention too
     branch float        the attention's elementwise and reducing part and its small layers in float: the default recipe
+    first layers float  the first layer and a depthwise one behind it, where ONNX Runtime is quicker so
     full bias           NNCF's bias correction layer by layer (OpenVINO)
     SmoothQuant         range moved from activations to weights, alpha 0.15 and 0.5 (OpenVINO)
     branch of the head  of a detector the box branch, then the class branch, of a segmenter the head, where the answers are off
@@ -86,6 +87,7 @@ class _Climb:
                 whole = self._try("all int8", replace(self.ladder.start, others="int8"))
                 if whole.is_inside and (not self.best.is_inside or whole.time_ratio <= TIE * self.best.time_ratio):
                     self._keep(whole)
+            self._enter()
             self._up()
             self._fine_tune()
             if self.tuned:  # else these rungs were measured
@@ -108,6 +110,15 @@ class _Climb:
         self.has_tuned = self.tuned = True
         self._keep_better(self._try("QAT", self.best.plan, in_any_case=True))
         self.tuned = self.best.tuned
+
+    def _enter(self) -> None:
+        """The first layers in float, where that saves time and takes nothing away."""
+        layers = self.ladder.entrance(self.engine)
+        if layers:
+            plan = replace(self.best.plan, layers=(*self.best.plan.layers, *layers))
+            step = self._try("first layers float", plan)
+            if step.time_ratio < self.best.time_ratio and (step.is_inside or step.pull <= self.best.pull):
+                self._keep(step)
 
     def _up(self) -> None:
         """Rung by rung, until the bounds are kept."""

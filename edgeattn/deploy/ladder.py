@@ -29,6 +29,7 @@ from edgeattn.deploy.recipes import (
     TOOLS,
     Input,
     Plan,
+    entrance,
     quantize_for,
 )
 from edgeattn.deploy.structure import node_names
@@ -209,6 +210,10 @@ class Ladder:
     def blocks(self) -> tuple[str, ...]:
         """The attention blocks, by their paths in the graph."""
         return tuple(self._blocks)
+
+    def entrance(self, engine: str) -> tuple[str, ...]:
+        """Names of the first layers that may be quicker in float, see `recipes.entrance`; of ONNX Runtime alone."""
+        return entrance(onnx.load(self._float(engine))) if engine == "onnxruntime" else ()
 
     @property
     def heads(self) -> Mapping[str, tuple[str, ...]]:

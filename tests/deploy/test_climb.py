@@ -12,6 +12,8 @@ from edgeattn.deploy.climb import climb
 from edgeattn.deploy.ladder import Step
 from edgeattn.deploy.recipes import Plan
 
+FIRST = "first layers float"
+
 
 class Clock:
     """Seconds that pass when told."""
@@ -29,13 +31,20 @@ class Told:
     def __init__(self, clock: Clock, takes: float = 1.0, engines: Sequence[str] = ("onnxruntime",)) -> None:
         self.clock, self.takes, self.engines = clock, takes, engines
         self.start, self.blocks, self.heads = Plan(), ("a",), dict[str, Any]()
+        self.firsts: tuple[str, ...] = ()
+        self.times: dict[str, float] = {}
+        self.worse: tuple[str, ...] = ()
         self.steps, self.notes, self.is_tuned = list[Step](), list[str](), False
 
     def attempt(self, engine: str, plan: Plan, rung: str, blocks: Sequence[str] = (), *, tuned: bool = False) -> Step:
         self.clock.now += self.takes
-        pull = 3.0 - 0.1 * len(self.steps)
-        self.steps.append(Step(engine, rung, tuple(blocks), plan, tuned, excess=2.0, pull=pull, off={"a": 2.0}))
+        pull = 3.0 - 0.1 * len(self.steps) + (rung in self.worse)
+        told = {"excess": 2.0, "pull": pull, "time_ratio": self.times.get(rung, 0.5)}
+        self.steps.append(Step(engine, rung, tuple(blocks), plan, tuned, off={"a": 2.0}, **told))
         return self.steps[-1]
+
+    def entrance(self, engine: str) -> tuple[str, ...]:
+        return self.firsts
 
     def in_graph(self, block: str) -> str:
         return block
@@ -85,3 +94,17 @@ def test_fine_tuning_that_was_begun_is_finished_and_measured_for_every_engine(cl
     assert rungs(ladder, "openvino") == ["branch float", "QAT"]
     assert [step.rung for step in ladder.steps if step.tuned] == ["QAT", "QAT"]
     assert (len(asked), ladder.notes) == (1, [])
+
+
+@pytest.mark.parametrize(("ratio", "worse", "kept"), [(0.49, (), True), (0.51, (), False), (0.49, (FIRST,), False)])
+def test_first_layers_stay_in_float_where_that_is_faster(
+    clock: Clock, ratio: float, worse: tuple[str, ...], kept: bool
+) -> None:
+    ladder = Told(clock)
+    ladder.worse = worse
+    ladder.firsts, ladder.times = ("stem", "depthwise"), {FIRST: ratio}
+    climb(ladder, 1.0)  # type: ignore[arg-type]
+    assert rungs(ladder)[:3] == ["branch float", "all int8", FIRST]
+    assert ladder.steps[2].plan.layers == ("stem", "depthwise")
+    assert ladder.steps[2].kept is kept
+    assert {step.plan.layers for step in ladder.steps[3:]} == {("stem", "depthwise") if kept else ()}

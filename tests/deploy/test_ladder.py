@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from disc_ladder import CALIBRATION, VALIDATION, a_ladder
 
 from edgeattn.bundle import Bundle, extend, load
@@ -15,8 +18,8 @@ from edgeattn.deploy import ladder as module
 from edgeattn.deploy import quantize
 from edgeattn.deploy.climb import climb
 from edgeattn.deploy.export import Deployed, to_onnx
-from edgeattn.deploy.ladder import Bounds
-from edgeattn.deploy.recipes import Plan, float_nodes
+from edgeattn.deploy.ladder import Bounds, Ladder
+from edgeattn.deploy.recipes import Plan, entrance, float_nodes
 from edgeattn.errors import EdgeAttnError
 from edgeattn.spec import path_of
 from edgeattn.train import Trained
@@ -34,14 +37,15 @@ def quantized_paths(file: Path) -> set[str]:
 def test_loose_bounds_are_kept_by_the_lowest_rungs(eca_bundle: Bundle, tmp_path: Path) -> None:
     ladder = a_ladder(eca_bundle, tmp_path / "s", Bounds(loss=0.5, map_js=10.0, rank=-1.0))
     made = climb(ladder, 5.0)
-    assert [(step.engine, step.rung) for step in ladder.steps] == [
-        (engine, rung) for engine in ("onnxruntime", "openvino") for rung in ("branch float", "all int8")
-    ]
+    lowest = {
+        "onnxruntime": ["branch float", "all int8", "first layers float"], "openvino": ["branch float", "all int8"],
+    }  # fmt: skip
+    assert [(step.engine, step.rung) for step in ladder.steps] == [(e, rung) for e in lowest for rung in lowest[e]]
     for engine, (artefact, files) in made.items():
         best = [step for step in ladder.steps if step.engine == engine and step.kept][-1]
         assert best.is_inside
         assert artefact.recipe["other_blocks"] == best.plan.others
-        assert [told["rung"] for told in artefact.recipe["ladder"]] == ["branch float", "all int8"]
+        assert [told["rung"] for told in artefact.recipe["ladder"]] == lowest[engine]
         assert all(Path(str(file)).is_file() for file in files.values())
 
 
@@ -52,7 +56,9 @@ def test_blocks_that_are_off_get_float_attention_and_the_second_climb_remembers(
     tight, memory = Bounds(map_js=1e-9, rank=1.0 - 1e-9), tmp_path / "ladder.jsonl"
     ladder = a_ladder(eca_bundle, tmp_path / "s", tight, memory)
     made = climb(ladder, 5.0, engines=ORT)
-    assert [step.rung for step in ladder.steps] == ["branch float", "all int8", "attention float", "block float"]
+    assert [step.rung for step in ladder.steps] == [
+        "branch float", "all int8", "first layers float", "attention float", "block float",
+    ]  # fmt: skip
     kept = [step for step in ladder.steps if step.kept]
     pulls = [step.pull for step in kept]
     assert pulls == sorted(pulls, reverse=True)
@@ -84,8 +90,11 @@ def test_blocks_that_are_off_get_float_attention_and_the_second_climb_remembers(
     assert again.knows("onnxruntime", best.plan)
 
 
-def test_one_block_that_is_off_is_repaired_and_no_other(eca_bundle: Bundle, tmp_path: Path) -> None:
+def test_one_block_that_is_off_is_repaired_and_no_other(
+    eca_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A bound on the divergence that all blocks but one keep: what counts is the worst, not most of them."""
+    monkeypatch.setattr(Ladder, "entrance", lambda *_: ())  # with the first layers in float another one is off
     loose = Bounds(loss=0.5, map_js=1.0, rank=-1e6)  # of the ranks nothing is asked
     first = a_ladder(eca_bundle, tmp_path / "first", loose).attempt("onnxruntime", Plan(), "branch float")
     worst, second = sorted(first.off, key=lambda block: -first.off[block])[:2]
@@ -169,3 +178,30 @@ def test_what_each_rung_keeps_in_float(eca_bundle: Bundle) -> None:
     others = set(float_nodes(model)) - of_block
     assert all(set(float_nodes(model, Plan({block: rung}))) - of_block == others for rung in kept)
     assert np.isin(list(kept["branch"]), list(of_attention)).all()
+
+
+def test_the_entrance_is_the_first_layer_and_the_depthwise_one_behind_it() -> None:
+    """Not one that the default recipe leaves in float, and nothing behind another layer or a sum."""
+
+    def net(channels: int) -> onnx.ModelProto:
+        class Net(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.stem = torch.nn.Conv2d(3, channels, 3)
+                self.wide = torch.nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+                self.plain = torch.nn.Conv2d(channels, channels, 1)
+                self.late = torch.nn.Conv2d(channels, channels, 3, groups=channels)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                x = self.stem((x.float() - 127.0) / 128.0).clamp(0, 6)
+                y = torch.nn.functional.hardswish(self.wide(x))
+                return self.late(self.plain(y) + x)
+
+        file = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.onnx.export(Net(), (torch.zeros(1, 3, 8, 8),), file, dynamo=False, opset_version=17)
+        return onnx.load_from_string(file.getvalue())
+
+    assert entrance(net(32)) == ("/stem/Conv", "/wide/Conv")
+    assert entrance(net(16)) == ("/wide/Conv",)

@@ -77,6 +77,13 @@ def test_the_command_tells_accuracies_and_draws_the_front(folder: Path, tmp_path
     assert "nothing quicker is as accurate" in done.output
 
 
+def test_pictures_that_do_not_fit_are_told_before_anything_is_measured(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = CliRunner().invoke(app, ["profile", str(folder), "--matrix", "--data", str(tmp_path / "empty")])
+    assert isinstance(done.exception, DataError)
+    assert not memory_of(folder).exists()
+
+
 def test_a_budget_is_refused_where_it_would_not_be_read(tiny_bundle: Bundle) -> None:
     for words in ((str(tiny_bundle.path), "--matrix"), (str(tiny_bundle.path.parent),)):
         done = CliRunner().invoke(app, ["profile", *words, "--budget", "p99=1us"])
