@@ -182,7 +182,7 @@ class Watch:
             if not self._stopped and self._changes[-1].state != "down":
                 reason = str(error or "no frame came").removeprefix(f"{self._camera.name} ")
                 self._enter("down", reason)
-        at_start = not self._tried and (self._camera.local or isinstance(error, RefusedError))
+        at_start = not (self._tried or self._stopped) and (self._camera.local or isinstance(error, RefusedError))
         if error is not None and (at_start or not isinstance(error, SourceError)):
             raise error
         self._end_attempt()

@@ -112,12 +112,14 @@ class _Climb:
         self.tuned = self.best.tuned
 
     def _enter(self) -> None:
-        """The first layers in float, where that saves time and takes nothing away."""
+        """The first layers in float, where that is faster, or as fast and more answers are float's, and takes nothing away."""
         layers = self.ladder.entrance(self.engine)
         if layers:
             plan = replace(self.best.plan, layers=(*self.best.plan.layers, *layers))
             step = self._try("first layers float", plan)
-            if step.time_ratio < self.best.time_ratio and (step.is_inside or step.pull <= self.best.pull):
+            nearer = TIE * step.time_ratio <= self.best.time_ratio and step.agreement > self.best.agreement
+            sound = step.verdict == "passed" if self.best.verdict == "passed" else step.pull <= self.best.pull
+            if sound and (nearer or step.time_ratio < self.best.time_ratio):
                 self._keep(step)
 
     def _up(self) -> None:

@@ -14,7 +14,7 @@ from edgeattn.engines.base import Engine
 
 LAYERS_ORT = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MOVING_ORT = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Split", "Slice")
-MOVING_OV = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Convert")
+MOVING_OV = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Convert", "Pad")
 STORED_OV = (*MOVING_OV, "Multiply", "Subtract")
 """Between a weight that is stored as integers and the layer."""
 LAYERS_OV = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
@@ -95,9 +95,10 @@ def depthwise_quantizers(file: Path) -> list[tuple[str, Any]]:
 
     found = []
     for op in openvino_core().read_model(file).get_ordered_ops():
-        source = op.input_value(0).get_node() if op.get_type_name() == "GroupConvolution" else None
-        if source and source.get_type_name() == "FakeQuantize":
-            found.append((op.get_friendly_name(), source))
+        if op.get_type_name() == "GroupConvolution":
+            source = _source(op, 0, MOVING_OV)
+            if source.get_type_name() == "FakeQuantize":
+                found.append((op.get_friendly_name(), source))
     return found
 
 
@@ -117,8 +118,14 @@ def _has_zero_point(quantizer: Any) -> bool:
 
 def _is_quantized(op: Any, place: int, through: tuple[str, ...]) -> bool:
     """Whether a factor comes from a quantizer, or from integers that are stored, through nodes of these types."""
+    node = _source(op, place, through)
+    stored = node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in {"i8", "u8"}
+    return stored or bool(node.get_type_name() == "FakeQuantize")
+
+
+def _source(op: Any, place: int, through: tuple[str, ...]) -> Any:
+    """The node that an input comes from, through nodes of these types."""
     node = op.input_value(place).get_node()
     while node.get_type_name() in through:
         node = node.input_value(0).get_node()
-    stored = node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in {"i8", "u8"}
-    return stored or bool(node.get_type_name() == "FakeQuantize")
+    return node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,15 +33,15 @@ class Told:
         self.clock, self.takes, self.engines = clock, takes, engines
         self.start, self.blocks, self.heads = Plan(), ("a",), dict[str, Any]()
         self.firsts: tuple[str, ...] = ()
-        self.times: dict[str, float] = {}
-        self.worse: tuple[str, ...] = ()
+        self.told: dict[str, tuple[float, float, str]] = {}
         self.steps, self.notes, self.is_tuned = list[Step](), list[str](), False
 
     def attempt(self, engine: str, plan: Plan, rung: str, blocks: Sequence[str] = (), *, tuned: bool = False) -> Step:
         self.clock.now += self.takes
-        pull = 3.0 - 0.1 * len(self.steps) + (rung in self.worse)
-        told = {"excess": 2.0, "pull": pull, "time_ratio": self.times.get(rung, 0.5)}
-        self.steps.append(Step(engine, rung, tuple(blocks), plan, tuned, off={"a": 2.0}, **told))
+        pull = 3.0 - 0.1 * len(self.steps)
+        ratio, agreement, verdict = self.told.get(rung, (0.5, 0.98, "passed"))
+        step = Step(engine, rung, tuple(blocks), plan, tuned, excess=2.0, pull=pull, off={"a": 2.0}, verdict=verdict)
+        self.steps.append(replace(step, time_ratio=ratio, agreement=agreement))
         return self.steps[-1]
 
     def entrance(self, engine: str) -> tuple[str, ...]:
@@ -96,13 +97,22 @@ def test_fine_tuning_that_was_begun_is_finished_and_measured_for_every_engine(cl
     assert (len(asked), ladder.notes) == (1, [])
 
 
-@pytest.mark.parametrize(("ratio", "worse", "kept"), [(0.49, (), True), (0.51, (), False), (0.49, (FIRST,), False)])
-def test_first_layers_stay_in_float_where_that_is_faster(
-    clock: Clock, ratio: float, worse: tuple[str, ...], kept: bool
+@pytest.mark.parametrize(
+    ("ratio", "agreement", "verdict", "kept"),
+    [
+        (0.49, 0.98, "passed", True),
+        (0.51, 0.98, "passed", False),
+        (0.51, 0.99, "passed", True),
+        (0.54, 0.99, "passed", False),
+        (0.49, 0.99, "cannot tell", False),
+    ],
+    ids=["faster", "slower", "as fast and nearer to float", "nearer but slower", "proven no more"],
+)
+def test_first_layers_stay_in_float_where_that_pays(
+    clock: Clock, ratio: float, agreement: float, verdict: str, kept: bool
 ) -> None:
     ladder = Told(clock)
-    ladder.worse = worse
-    ladder.firsts, ladder.times = ("stem", "depthwise"), {FIRST: ratio}
+    ladder.firsts, ladder.told = ("stem", "depthwise"), {FIRST: (ratio, agreement, verdict)}
     climb(ladder, 1.0)  # type: ignore[arg-type]
     assert rungs(ladder)[:3] == ["branch float", "all int8", FIRST]
     assert ladder.steps[2].plan.layers == ("stem", "depthwise")

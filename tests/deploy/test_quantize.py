@@ -128,6 +128,19 @@ def test_the_gates_branch_stays_float_and_the_rest_is_int8(bundle: Bundle, tmp_p
     )
 
 
+def test_answers_are_not_rounded(bundle: Bundle, tmp_path: Path) -> None:
+    """The head computes on integers, and what it answers lies on no grid of 256 steps."""
+    source = bundle.file(bundle.artefact("onnxruntime", "float"))
+    quantize_for("onnxruntime", source, tmp_path, [prepare(picture, bundle.spec.input) for picture in CALIBRATION])
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    (head,) = (node for node in graph.node if "logits" in node.output)
+    assert head.op_type == "Gemm"
+    assert {tensor.name for tensor in graph.initializer} <= {name for node in graph.node for name in node.input}
+    engine = OnnxRuntimeEngine(tmp_path / "int8.onnx", bundle.spec, precision="int8")
+    assert head.name in engine.integer_layers
+    engine.close()
+
+
 def test_too_few_pictures_cannot_tell(bundle: Bundle, tmp_path: Path) -> None:
     made = quantize(copy_of(bundle, tmp_path / "q.edgeattn"), CALIBRATION, discs.pictures(10, seed=3))
     assert made.bundle.artefact("openvino", "int8").verdict == "cannot tell"
