@@ -25,7 +25,7 @@ import onnx
 from rich.progress import Progress
 
 from edgeattn.deploy.ladder import Ladder, Made, Step
-from edgeattn.deploy.recipes import Plan
+from edgeattn.deploy.recipes import RUNGS, Plan
 from edgeattn.timing.bar import progress_bar
 
 TIE = 0.95
@@ -131,14 +131,20 @@ class _Climb:
         for name, layers in self.ladder.heads.items():
             if self.best.loss > 1.0:
                 self._climb_to(f"{name} float", [name], layers=(*self.best.plan.layers, *layers))
-        for rung in ("attention", "block"):
-            if self.best.is_inside or not self.best.off:
-                return
-            # Those that are off; where none is, the answers are, and the worse half of the blocks is tried.
-            worst = sorted(self.best.off, key=lambda block: -self.best.off[block])
-            blocks = [block for block in worst if self.best.off[block] > 1.0] or worst[: math.ceil(len(worst) / 2)]
-            rungs = {**self.best.plan.rungs, **{self.ladder.in_graph(block): rung for block in blocks}}
-            self._climb_to(f"{rung} float", blocks, rungs=rungs)
+        # Those that are off; where that does not do, or the answers are off, the worse half of the blocks: what reaches a map
+        # is rounded before it, too.
+        for half in (False, True):
+            for rung in ("attention", "block"):
+                if self.best.is_inside or not self.best.off:
+                    return
+                worst = sorted(self.best.off, key=lambda block: -self.best.off[block])
+                blocks = [block for block in worst if self.best.off[block] > 1.0]
+                if half or not blocks:
+                    blocks = worst[: max(len(blocks), math.ceil(len(worst) / 2))]
+                plan = self.best.plan
+                lower = [block for block in blocks if plan.rung(self.ladder.in_graph(block)) < RUNGS.index(rung)]
+                rungs = {**plan.rungs, **{self.ladder.in_graph(block): rung for block in lower}}
+                self._climb_to(f"{rung} float", lower, rungs=rungs)
 
     def _climb_to(self, rung: str, blocks: Sequence[str] = (), **changes: Any) -> None:
         """Try a change of the best plan, where it is needed and is one."""

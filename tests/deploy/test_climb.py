@@ -33,6 +33,7 @@ class Told:
         self.clock, self.takes, self.engines = clock, takes, engines
         self.start, self.blocks, self.heads = Plan(), ("a",), dict[str, Any]()
         self.firsts: tuple[str, ...] = ()
+        self.off = {"a": 2.0}
         self.told: dict[str, tuple[float, float, str]] = {}
         self.steps, self.notes, self.is_tuned = list[Step](), list[str](), False
 
@@ -40,7 +41,7 @@ class Told:
         self.clock.now += self.takes
         pull = 3.0 - 0.1 * len(self.steps)
         ratio, agreement, verdict = self.told.get(rung, (0.5, 0.98, "passed"))
-        step = Step(engine, rung, tuple(blocks), plan, tuned, excess=2.0, pull=pull, off={"a": 2.0}, verdict=verdict)
+        step = Step(engine, rung, tuple(blocks), plan, tuned, excess=2.0, pull=pull, off=self.off, verdict=verdict)
         self.steps.append(replace(step, time_ratio=ratio, agreement=agreement))
         return self.steps[-1]
 
@@ -118,3 +119,14 @@ def test_first_layers_stay_in_float_where_that_pays(
     assert ladder.steps[2].plan.layers == ("stem", "depthwise")
     assert ladder.steps[2].kept is kept
     assert {step.plan.layers for step in ladder.steps[3:]} == {("stem", "depthwise") if kept else ()}
+
+
+def test_where_the_blocks_that_are_off_do_not_do_the_worse_half_is_tried(clock: Clock) -> None:
+    """And none of them gets back what is float already."""
+    ladder = Told(clock)
+    ladder.off = {"a": 2.0, "b": 0.3, "c": 0.5, "d": 0.4}
+    best = climb(ladder, 1.0)["onnxruntime"]  # type: ignore[arg-type]
+    assert [(step.rung, step.blocks) for step in ladder.steps[2:]] == [
+        ("attention float", ("a",)), ("block float", ("a",)), ("attention float", ("c",)), ("block float", ("c",)),
+    ]  # fmt: skip
+    assert best.plan.rungs == {"a": "block", "c": "block"}  # type: ignore[attr-defined]
