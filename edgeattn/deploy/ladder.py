@@ -314,7 +314,7 @@ class Ladder:
             "threads": default_threads(),
             "plan": asdict(plan),
             "bounds": asdict(self.bounds),
-            "recipes": [ATTENTION_ORT, ATTENTION_OV, SMALL_MACS, STEM_CHANNELS, "decoding in float"],
+            "recipes": [ATTENTION_ORT, ATTENTION_OV, SMALL_MACS, STEM_CHANNELS, "decoding in float, answers unrounded"],
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
