@@ -61,7 +61,7 @@ class Watch:
         self._slow = self._quick = 0
         self._reader: _Reader | None = None
         self._readers: list[_Reader] = []
-        self._stopped = False
+        self._stopped, self._stopped_ns = False, 0
         self._tried = False
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"watch {camera.name}", daemon=True)
@@ -113,19 +113,23 @@ class Watch:
     def stop(self) -> None:
         """Stop reading, and open nothing more."""
         with self._changed:
-            self._stopped = True
+            if not self._stopped:
+                self._stopped, self._stopped_ns = True, monotonic_ns()
             self._retire_all_but(None)
             self._changed.notify_all()
 
     def close(self, patience_s: float) -> None:
-        """Stop reading; wait that long for the readers, and leave behind those that are stuck."""
+        """Stop reading; wait for the readers until it was stopped that long ago, and leave behind those that are stuck."""
         self.stop()
-        self._thread.join(patience_s)
-        deadline_ns = monotonic_ns() + patience_s * 1e9
+
+        def wait_for(thread: threading.Thread) -> None:
+            thread.join(max(0.0, patience_s - (monotonic_ns() - self._stopped_ns) / 1e9))
+
+        wait_for(self._thread)  # it starts the readers
         with self._changed:
             readers = list(self._readers)
         for reader in readers:
-            reader.thread.join(max(0.0, (deadline_ns - monotonic_ns()) / 1e9))
+            wait_for(reader.thread)
 
     # The watcher's thread.
 

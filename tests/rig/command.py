@@ -30,6 +30,7 @@ class Run:
         program: Sequence[str | Path] = (SCRIPT,),
         *,
         sinks: str = "mp4,jsonl",
+        more: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.video, self.lines, self.report = folder / "seen.mp4", folder / "seen.jsonl", folder / "run.json"
@@ -38,7 +39,7 @@ class Run:
         options = ["--engine", "onnxruntime", "--precision", "float", "--sink", sinks]
         if sinks != "window":
             options += ["--out", str(self.video)]
-        command = [sys.executable, *program, bundle.path, "--source", url, *options, "--json", self.report]
+        command = [sys.executable, *program, bundle.path, "--source", url, *more, *options, "--json", self.report]
         self.process = subprocess.Popen(
             list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=folder
         )

@@ -120,3 +120,24 @@ def test_a_signal_ends_the_command_while_ffmpeg_reads(fault: str | None, tiny_bu
             assert run.ends(signal.SIGTERM)["frames"] >= 10
 
     in_calm(check)
+
+
+@needs_rtsp
+def test_a_signal_ends_the_command_while_one_camera_of_two_is_frozen(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """Its reader is stuck, and it is just being opened anew; both are left behind while the video is closed."""
+
+    def check() -> None:
+        with (
+            RtspCamera() as camera,
+            RtspCamera() as other,
+            Run(tiny_bundle, camera.url, tmp_path, more=("--source", other.url)) as run,
+        ):
+            run.wait_for_frames(10)
+            other.freeze(4)
+            run.wait_for("down")
+            assert run.ends(signal.SIGINT)["frames"] >= 10
+        capture = cv2.VideoCapture(str(run.video))
+        assert capture.read()[0]
+        capture.release()
+
+    in_calm(check)
