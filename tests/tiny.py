@@ -155,7 +155,8 @@ def to_openvino(model: bytes) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "model.onnx"), Path(folder, "model.xml")
         source.write_bytes(model)
-        openvino.save_model(openvino.convert_model(source), target, compress_to_fp16=False)
+        # Not by convert_model, whose telemetry leaves threads behind.
+        openvino.save_model(openvino.Core().read_model(source), target, compress_to_fp16=False)
         return {".xml": target.read_bytes(), ".bin": target.with_suffix(".bin").read_bytes()}
 
 
