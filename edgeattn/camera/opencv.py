@@ -259,9 +259,11 @@ def open_stream(
             return Opened(open_url(url))
         began_s = time.monotonic()
         interrupt.add(relay.hang_up)
-        with relay:
-            capture = open_url(relay.url)
-        interrupt.remove(relay.hang_up)  # whoever reads it is left to say farewell
+        try:
+            with relay:
+                capture = open_url(relay.url)
+        finally:
+            interrupt.remove(relay.hang_up)  # whoever reads it is left to say farewell
         if _is_open(capture):
             return Opened(capture, relay.stamps)
         at_once = relay.reached and not relay.hung_up and time.monotonic() - began_s < timeout_s / 2

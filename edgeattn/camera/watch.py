@@ -5,6 +5,7 @@ Every connection has a reader with a thread of its own. Whoever takes the frames
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections import deque
@@ -61,7 +62,7 @@ class Watch:
         self._slow = self._quick = 0
         self._reader: _Reader | None = None
         self._readers: list[_Reader] = []
-        self._stopped, self._stopped_ns = False, 0
+        self._stopped_ns = math.inf  # not yet
         self._tried = False
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"watch {camera.name}", daemon=True)
@@ -113,23 +114,27 @@ class Watch:
     def stop(self) -> None:
         """Stop reading, and open nothing more."""
         with self._changed:
-            if not self._stopped:
-                self._stopped, self._stopped_ns = True, monotonic_ns()
+            self._stopped_ns = min(self._stopped_ns, monotonic_ns())
             self._retire_all_but(None)
             self._changed.notify_all()
 
     def close(self, patience_s: float) -> None:
         """Stop reading; wait for the readers until it was stopped that long ago, and leave behind those that are stuck."""
         self.stop()
+        until_ns = self._stopped_ns + patience_s * 1e9
 
         def wait_for(thread: threading.Thread) -> None:
-            thread.join(max(0.0, patience_s - (monotonic_ns() - self._stopped_ns) / 1e9))
+            thread.join(max(0.0, (until_ns - monotonic_ns()) / 1e9))
 
         wait_for(self._thread)  # it starts the readers
         with self._changed:
             readers = list(self._readers)
         for reader in readers:
             wait_for(reader.thread)
+
+    @property
+    def _stopped(self) -> bool:
+        return self._stopped_ns < math.inf
 
     # The watcher's thread.
 

@@ -177,7 +177,9 @@ def check(calibration: Iterable[Picture], measured: Iterable[Picture]) -> list[i
             and blue swapped; thumbnails.
     """
     own, other = _Looks.of(calibration), _Looks.of(measured)
-    different = {digest: place for place, digest in reversed(list(enumerate(own.digests)))}
+    different: dict[str, int] = {}
+    for place, digest in enumerate(own.digests):
+        different.setdefault(digest, place)
     if len(different) < FEWEST:
         alike = f", {len(own.digests)} with repetitions," if len(different) < len(own.digests) else ""
         raise DataError(
@@ -201,7 +203,7 @@ def check(calibration: Iterable[Picture], measured: Iterable[Picture]) -> list[i
             f"the calibration pictures are {own.side:.0f} pixels high or wide, those that are measured on {other.side:.0f}: "
             "thumbnails have other contrasts; calibrate on pictures as the camera gives them"
         )
-    return sorted(different.values())
+    return list(different.values())
 
 
 @dataclass(frozen=True)

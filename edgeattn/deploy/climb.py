@@ -15,6 +15,7 @@ branches and blocks are taken back to int8, the mildest first, as long as the bo
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -133,18 +134,17 @@ class _Climb:
                 self._climb_to(f"{name} float", [name], layers=(*self.best.plan.layers, *layers))
         # Those that are off; where that does not do, or the answers are off, the worse half of the blocks: what reaches a map
         # is rounded before it, too.
-        for half in (False, True):
-            for rung in ("attention", "block"):
-                if self.best.is_inside or not self.best.off:
-                    return
-                worst = sorted(self.best.off, key=lambda block: -self.best.off[block])
-                blocks = [block for block in worst if self.best.off[block] > 1.0]
-                if half or not blocks:
-                    blocks = worst[: max(len(blocks), math.ceil(len(worst) / 2))]
-                plan = self.best.plan
-                lower = [block for block in blocks if plan.rung(self.ladder.in_graph(block)) < RUNGS.index(rung)]
-                rungs = {**plan.rungs, **{self.ladder.in_graph(block): rung for block in lower}}
-                self._climb_to(f"{rung} float", lower, rungs=rungs)
+        for half, rung in itertools.product((False, True), ("attention", "block")):
+            if self.best.is_inside:
+                return
+            worst = sorted(self.best.off, key=lambda block: -self.best.off[block])
+            count = sum(off > 1.0 for off in self.best.off.values())
+            if half or not count:
+                count = max(count, math.ceil(len(worst) / 2))
+            plan = self.best.plan
+            lower = [block for block in worst[:count] if plan.rung(self.ladder.in_graph(block)) < RUNGS.index(rung)]
+            rungs = {**plan.rungs, **{self.ladder.in_graph(block): rung for block in lower}}
+            self._climb_to(f"{rung} float", lower, rungs=rungs)
 
     def _climb_to(self, rung: str, blocks: Sequence[str] = (), **changes: Any) -> None:
         """Try a change of the best plan, where it is needed and is one."""

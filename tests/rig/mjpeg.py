@@ -315,8 +315,10 @@ class _Server:
     def _stream(self, viewer: _Viewer) -> None:
         viewer.send(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n")
         period_s = 1 / self._fps
-        for age in range(self._backlog, 0, -1):
-            viewer.send(self._part(Stamp(time.monotonic_ns() - round(age * period_s * 1e9), -age % 256)))
+        old = [
+            Stamp(time.monotonic_ns() - round(age * period_s * 1e9), -age % 256) for age in range(self._backlog, 0, -1)
+        ]
+        viewer.send(b"".join(map(self._part, old)))
         sent, due = 0, time.monotonic()
         while sent != self._end_after:
             if sent == self._stall_after:
