@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgeattn.bundle import Bundle
-    from edgeattn.deploy.recipes import Input
+    from edgeattn.engines.base import Array
     from edgeattn.spec import Artefact
 
 SCHEMA = "edgeattn.compile/1"
@@ -82,7 +82,7 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _qualcomm(bundle: Bundle, inputs: Sequence[Input], chip: str) -> tuple[Artefact, dict[str, Any]]:
+def _qualcomm(bundle: Bundle, inputs: Sequence[Array], chip: str) -> tuple[Artefact, dict[str, Any]]:
     """Compile for Qualcomm's HTP and execute it in the simulator; give the artefact and what the report says of it."""
     from edgeattn.deploy.npu.qualcomm import compile_qualcomm
 
@@ -101,7 +101,7 @@ def _qualcomm(bundle: Bundle, inputs: Sequence[Input], chip: str) -> tuple[Artef
     return made.artefact, {"compiled": True, "nodes_on_cpu": beside, "relative_error": gate["value"], "log": made.log}
 
 
-def _intel(bundle: Bundle, inputs: Sequence[Input]) -> tuple[Artefact, dict[str, Any]]:
+def _intel(bundle: Bundle, inputs: Sequence[Array]) -> tuple[Artefact, dict[str, Any]]:
     """Quantize for Intel's NPU; give the artefact and what the report says of it."""
     need_training("edgeattn compile --target intel")
     from edgeattn.deploy.npu.intel import prepare_intel

@@ -26,7 +26,7 @@ import onnx
 from rich.progress import Progress
 
 from edgeattn.deploy.ladder import Ladder, Made, Step
-from edgeattn.deploy.recipes import RUNGS, Plan
+from edgeattn.deploy.recipes.plan import RUNGS, Plan
 from edgeattn.timing.bar import progress_bar
 
 TIE = 0.95

@@ -19,22 +19,14 @@ from edgeattn.bundle import Bundle, extend, sha256
 from edgeattn.deploy import heads
 from edgeattn.deploy.calibration import picture_digest
 from edgeattn.deploy.export import versions
-from edgeattn.deploy.recipes import (
-    ATTENTION_ORT,
-    ATTENTION_OV,
-    DEFAULT_PLAN,
-    FILES,
-    SMALL_MACS,
-    STEM_CHANNELS,
-    TOOLS,
-    Input,
-    Plan,
-    entrance,
-    quantize_for,
-)
+from edgeattn.deploy.recipes import FILES, TOOLS, quantize_for
+from edgeattn.deploy.recipes.onnxruntime import ATTENTION_ORT, STEM_CHANNELS, entrance
+from edgeattn.deploy.recipes.openvino import ATTENTION_OV
+from edgeattn.deploy.recipes.plan import DEFAULT_PLAN, SMALL_MACS, Plan
 from edgeattn.deploy.structure import node_names
 from edgeattn.deploy.verify import LEAST_RANK, MAX_LOSS, MAX_MAP_JS, verify
 from edgeattn.engines import default_threads, held
+from edgeattn.engines.base import Array
 from edgeattn.engines.openvino import layer_name
 from edgeattn.errors import EdgeAttnError
 from edgeattn.imaging import Picture
@@ -132,7 +124,7 @@ class Ladder:
 
     bundle: Bundle
     """Holds a float artefact for each engine that is quantized for."""
-    inputs: Sequence[Input]
+    inputs: Sequence[Array]
     """Calibration inputs."""
     validation: Sequence[tuple[Picture, Any]]
     """Labelled pictures outside of the calibration set."""
@@ -212,7 +204,7 @@ class Ladder:
         return tuple(self._blocks)
 
     def entrance(self, engine: str) -> tuple[str, ...]:
-        """Names of the first layers that may be quicker in float, see `recipes.entrance`; of ONNX Runtime alone."""
+        """Names of the first layers that may be quicker in float, see `entrance`; of ONNX Runtime alone."""
         return entrance(onnx.load(self._float(engine))) if engine == "onnxruntime" else ()
 
     @property

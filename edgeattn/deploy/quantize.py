@@ -14,7 +14,7 @@ from edgeattn.bundle import Bundle, extend
 from edgeattn.deploy.calibration import check
 from edgeattn.deploy.climb import climb
 from edgeattn.deploy.ladder import Bounds, Ladder, Step
-from edgeattn.deploy.recipes import Plan
+from edgeattn.deploy.recipes.plan import Plan
 from edgeattn.deploy.results import Report, gates
 from edgeattn.deploy.verify import verify
 from edgeattn.engines import held

@@ -17,7 +17,7 @@ import numpy as np
 from rich.progress import Progress
 
 from edgeattn.deploy.ladder import Ladder, Step
-from edgeattn.deploy.recipes import Input, Plan
+from edgeattn.deploy.recipes.plan import Plan
 from edgeattn.deploy.structure import LAYERS_ORT, quantized_layers
 from edgeattn.engines.base import Array
 
@@ -139,7 +139,7 @@ def _rows(ladder: Ladder, engine: str, plan: Plan) -> list[Row]:
     return [row for rows in (blocks, branches, layers) for row in sorted(rows, key=lambda row: row.signal_to_error_db)]
 
 
-def signal_to_error(engine: str, reference: Path, quantized: Path, inputs: Sequence[Input]) -> dict[str, float]:
+def signal_to_error(engine: str, reference: Path, quantized: Path, inputs: Sequence[Array]) -> dict[str, float]:
     """Of every convolution and matrix product of an ONNX file, by name in the order of the graph, in dB.
 
     Args:
@@ -162,7 +162,7 @@ def signal_to_error(engine: str, reference: Path, quantized: Path, inputs: Seque
     return {name: float(10 * np.log10(max(signal[name], 1e-30) / max(error[name], 1e-30))) for name in names}
 
 
-def _outputs_onnxruntime(file: Path, names: Sequence[str], inputs: Sequence[Input]) -> Iterator[dict[str, Array]]:
+def _outputs_onnxruntime(file: Path, names: Sequence[str], inputs: Sequence[Array]) -> Iterator[dict[str, Array]]:
     """What these layers give, picture by picture."""
     import onnx
     import onnxruntime
@@ -177,7 +177,7 @@ def _outputs_onnxruntime(file: Path, names: Sequence[str], inputs: Sequence[Inpu
         yield dict(zip(names, session.run(None, {model.graph.input[0].name: x}), strict=True))
 
 
-def _outputs_openvino(file: Path, names: Sequence[str], inputs: Sequence[Input]) -> Iterator[dict[str, Array]]:
+def _outputs_openvino(file: Path, names: Sequence[str], inputs: Sequence[Array]) -> Iterator[dict[str, Array]]:
     """The same."""
     from edgeattn.engines.openvino import openvino_core
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from edgeattn.deploy.recipes import is_small
+from edgeattn.deploy.recipes.plan import is_small
 from edgeattn.errors import SpecError
 
 WEIGHT_LEVELS = 63

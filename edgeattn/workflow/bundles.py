@@ -23,7 +23,7 @@ from edgeattn.deploy.export import GOLDEN_PICTURES, Deployed, export, recipe_dig
 from edgeattn.deploy.ladder import Ladder
 from edgeattn.deploy.lint import OPSET
 from edgeattn.deploy.quantize import Quantized, quantize
-from edgeattn.deploy.recipes import Plan
+from edgeattn.deploy.recipes.plan import Plan
 from edgeattn.deploy.sensitivity import Sensitivity, sensitivity
 from edgeattn.errors import DataError
 from edgeattn.imaging import Picture, prepare

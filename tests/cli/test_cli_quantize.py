@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeattn.cli.quantize import ladder_table
 from edgeattn.deploy.ladder import Step
-from edgeattn.deploy.recipes import DEFAULT_PLAN
+from edgeattn.deploy.recipes.plan import DEFAULT_PLAN
 
 
 def test_a_row_of_the_ladder_names_its_blocks() -> None:

@@ -11,7 +11,7 @@ import pytest
 from edgeattn.deploy import climb as module
 from edgeattn.deploy.climb import climb
 from edgeattn.deploy.ladder import Step
-from edgeattn.deploy.recipes import Plan
+from edgeattn.deploy.recipes.plan import Plan
 
 FIRST = "first layers float"
 

@@ -22,7 +22,8 @@ from edgeattn.bundle import Bundle, extend
 from edgeattn.deploy import recipes
 from edgeattn.deploy.export import export
 from edgeattn.deploy.lint import lint
-from edgeattn.deploy.recipes import DEFAULT_PLAN, Plan, quantize_for
+from edgeattn.deploy.recipes import quantize_for
+from edgeattn.deploy.recipes.plan import DEFAULT_PLAN, Plan
 from edgeattn.deploy.results import Result
 from edgeattn.deploy.verify import MAX_MAP_JS, verify
 from edgeattn.engines.choose import TIE, choose
@@ -124,7 +125,7 @@ def test_all_int8_with_fast_bias_correction_ruins_a_hard_swish_net(
         mechanism="se",
     )  # fmt: skip
     with monkeypatch.context() as published:
-        published.setattr(recipes, "float_operations", lambda model, plan: [])
+        published.setattr(recipes.openvino, "float_operations", lambda model, plan: [])
         ruined = int8(bundle, "openvino", tmp_path / "published", Plan(bias="fast"))
     assert {name: gate["verdict"] for name, gate in ruined.gates.items()} == dict.fromkeys(
         ("loss", "maps", "ranks"), "failed"

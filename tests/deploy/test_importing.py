@@ -56,7 +56,7 @@ def test_an_ir_goes_the_way_of_our_own(
 def test_other_weights_are_measured_anew(eca_bundle: Bundle, tmp_path: Path) -> None:
     """The ladder remembers by the weights too, which an IR keeps in a second file."""
     from edgeattn.deploy.importing import import_model
-    from edgeattn.deploy.recipes import DEFAULT_PLAN
+    from edgeattn.deploy.recipes.plan import DEFAULT_PLAN
 
     _, ir = export_peer(eca_bundle, tmp_path / "peer")
     keys = set()

@@ -19,7 +19,8 @@ from edgeattn.deploy import quantize
 from edgeattn.deploy.climb import climb
 from edgeattn.deploy.export import Deployed, to_onnx
 from edgeattn.deploy.ladder import Bounds, Ladder
-from edgeattn.deploy.recipes import Plan, entrance, float_nodes
+from edgeattn.deploy.recipes.onnxruntime import entrance, float_nodes
+from edgeattn.deploy.recipes.plan import Plan
 from edgeattn.errors import EdgeAttnError
 from edgeattn.spec import path_of
 from edgeattn.train import Trained

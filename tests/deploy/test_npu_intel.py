@@ -17,7 +17,9 @@ from edgeattn.datasets.folder import scan
 from edgeattn.deploy.calibration import draw
 from edgeattn.deploy.lint import lint
 from edgeattn.deploy.npu.intel import PLAN, prepare_intel
-from edgeattn.deploy.recipes import DEFAULT_PLAN, quantize_for, quantize_openvino
+from edgeattn.deploy.recipes import quantize_for
+from edgeattn.deploy.recipes.openvino import quantize_openvino
+from edgeattn.deploy.recipes.plan import DEFAULT_PLAN
 from edgeattn.engines.openvino import openvino_core
 from edgeattn.errors import DataError
 from edgeattn.imaging import prepare

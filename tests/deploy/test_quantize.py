@@ -17,7 +17,8 @@ from edgeattn.bundle import Bundle, load
 from edgeattn.deploy import quantize
 from edgeattn.deploy.calibration import check
 from edgeattn.deploy.export import export
-from edgeattn.deploy.recipes import float_nodes, quantize_for
+from edgeattn.deploy.recipes import quantize_for
+from edgeattn.deploy.recipes.onnxruntime import float_nodes
 from edgeattn.deploy.structure import Structure, quantized_layers, structure
 from edgeattn.engines import held, open_artefact, open_engine
 from edgeattn.engines.onnxruntime import OnnxRuntimeEngine

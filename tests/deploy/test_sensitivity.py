@@ -12,7 +12,8 @@ from onnx import numpy_helper
 
 from edgeattn.bundle import Bundle
 from edgeattn.deploy import sensitivity as module
-from edgeattn.deploy.recipes import FILES, Plan
+from edgeattn.deploy.recipes import FILES
+from edgeattn.deploy.recipes.plan import Plan
 from edgeattn.deploy.sensitivity import Row, sensitivity, signal_to_error
 from edgeattn.deploy.structure import quantized_layers
 from edgeattn.timing.bar import progress_bar

@@ -149,14 +149,14 @@ def test_other_versions_are_compared_too_and_told(tmp_path: Path, monkeypatch: p
 
 def test_an_exclusion_that_the_engine_undoes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime quantizes a lone convolution that was left in float, unless its optimizer is switched off."""
-    original, lone = recipes.float_nodes, "backbone.stages.1.0.expand/Conv_"
+    original, lone = recipes.onnxruntime.float_nodes, "backbone.stages.1.0.expand/Conv_"
     names: list[str] = []
 
     def one_more(model: Any, plan: Any) -> list[str]:
         names[:] = [node.name for node in model.graph.node if node.name.startswith(lone)]
         return original(model, plan) + names
 
-    monkeypatch.setattr(recipes, "float_nodes", one_more)
+    monkeypatch.setattr(recipes.onnxruntime, "float_nodes", one_more)
     bundle = quantized("none", tmp_path)
     assert len(names) == 1
     assert found(bundle, "onnxruntime")[0].unasked == ()

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from edgeattn import workflow
-from edgeattn.deploy.recipes import SMALL_MACS
+from edgeattn.deploy.recipes.plan import SMALL_MACS
 from edgeattn.engines import open_artefact
 from edgeattn.errors import DataError, SpecError
 from edgeattn.imaging import prepare

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from edgeattn.bundle import Bundle, extend
 from edgeattn.deploy.calibration import FEWEST
-from edgeattn.deploy.recipes import Input, Plan, quantize_for
+from edgeattn.deploy.recipes import quantize_for
+from edgeattn.deploy.recipes.plan import Plan
 from edgeattn.engines import open_artefact
-from edgeattn.engines.base import infer_all
+from edgeattn.engines.base import Array, infer_all
 from edgeattn.engines.certify import relative_error
 from edgeattn.engines.choose import AGREEMENT, golden_agreement
 from edgeattn.errors import DataError
@@ -37,7 +38,7 @@ class Prepared:
     """The quantized model; in the bundle where its gate is passed."""
 
 
-def prepare_intel(bundle: Bundle, calibration: Sequence[Input]) -> Prepared:
+def prepare_intel(bundle: Bundle, calibration: Sequence[Array]) -> Prepared:
     """Quantize a bundle's float model for Intel's NPU; keep it in the bundle if a processor gives float's answers with it.
 
     Args:
