@@ -306,7 +306,13 @@ class Ladder:
             "threads": default_threads(),
             "plan": asdict(plan),
             "bounds": asdict(self.bounds),
-            "recipes": [ATTENTION_ORT, ATTENTION_OV, SMALL_MACS, STEM_CHANNELS, "decoding in float, answers unrounded"],
+            "recipes": [
+                ATTENTION_ORT,
+                ATTENTION_OV,
+                SMALL_MACS,
+                STEM_CHANNELS,
+                "answers unrounded, ranges min-max per tensor",
+            ],
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 

@@ -8,7 +8,7 @@ file, as on the ladder: one file a row, attention blocks first, then the layers 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from rich.progress import Progress
 
 from edgeattn.deploy.ladder import Ladder, Step
+from edgeattn.deploy.layers import layer_outputs
 from edgeattn.deploy.recipes.plan import Plan
 from edgeattn.deploy.structure import LAYERS_ORT, quantized_layers
 from edgeattn.engines.base import Array
@@ -153,42 +154,11 @@ def signal_to_error(engine: str, reference: Path, quantized: Path, inputs: Seque
     names = [
         node.name for node in onnx.load(reference, load_external_data=False).graph.node if node.op_type in LAYERS_ORT
     ]
-    outputs = _outputs_onnxruntime if engine == "onnxruntime" else _outputs_openvino
+    floats = layer_outputs(engine, reference, names, inputs)
+    integers = layer_outputs(engine, quantized, names, inputs)
     signal, error = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    for ours, theirs in zip(outputs(reference, names, inputs), outputs(quantized, names, inputs), strict=True):
+    for ours, theirs in zip(floats, integers, strict=True):
         for name in names:
             signal[name] += float(np.square(ours[name], dtype=np.float64).sum())
             error[name] += float(np.square(np.subtract(ours[name], theirs[name], dtype=np.float64)).sum())
     return {name: float(10 * np.log10(max(signal[name], 1e-30) / max(error[name], 1e-30))) for name in names}
-
-
-def _outputs_onnxruntime(file: Path, names: Sequence[str], inputs: Sequence[Array]) -> Iterator[dict[str, Array]]:
-    """What these layers give, picture by picture."""
-    import onnx
-    import onnxruntime
-
-    model = onnx.load(file)
-    places = {node.name: node.output[0] for node in model.graph.node}
-    del model.graph.output[:]
-    for name in names:
-        model.graph.output.append(onnx.helper.make_tensor_value_info(places[name], onnx.TensorProto.FLOAT, None))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    for x in inputs:
-        yield dict(zip(names, session.run(None, {model.graph.input[0].name: x}), strict=True))
-
-
-def _outputs_openvino(file: Path, names: Sequence[str], inputs: Sequence[Array]) -> Iterator[dict[str, Array]]:
-    """The same."""
-    from edgeattn.engines.openvino import openvino_core
-
-    core = openvino_core()
-    model = core.read_model(file)
-    held = {op.get_friendly_name(): op for op in model.get_ordered_ops()}
-    # Where the bias was taken apart, the sum bears the layer's name; the last layer's bears that of the output.
-    layers = [held[name] if name in held else held[f"{name}/WithoutBiases"] for name in names]
-    first = len(model.outputs)
-    model.add_outputs([layer.output(0) for layer in layers])
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    for x in inputs:
-        found = compiled({0: x})
-        yield {name: np.array(found[place]) for place, name in enumerate(names, first)}

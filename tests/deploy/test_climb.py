@@ -92,7 +92,7 @@ def test_fine_tuning_that_was_begun_is_finished_and_measured_for_every_engine(cl
         clock.now += 600.0
 
     climb(ladder, 10.5 / 60, tune)  # type: ignore[arg-type]
-    assert rungs(ladder) == ["branch float", "all int8", "attention float", "block float", "QAT"]
+    assert rungs(ladder) == ["branch float", "all int8", "full bias", "attention float", "block float", "QAT"]
     assert rungs(ladder, "openvino") == ["branch float", "QAT"]
     assert [step.rung for step in ladder.steps if step.tuned] == ["QAT", "QAT"]
     assert (len(asked), ladder.notes) == (1, [])
@@ -121,12 +121,29 @@ def test_first_layers_stay_in_float_where_that_pays(
     assert {step.plan.layers for step in ladder.steps[3:]} == {("stem", "depthwise") if kept else ()}
 
 
+@pytest.mark.parametrize(
+    ("agreement", "verdict", "kept"),
+    [(0.99, "passed", True), (0.98, "passed", True), (0.97, "passed", False), (0.99, "cannot tell", False)],
+    ids=["nearer to float", "as near", "farther", "proven no more"],
+)
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_biases_are_corrected_where_nothing_is_farther_from_float_then(
+    clock: Clock, engine: str, agreement: float, verdict: str, kept: bool
+) -> None:
+    ladder = Told(clock, engines=(engine,))
+    ladder.told = {"full bias": (0.6, agreement, verdict)}
+    climb(ladder, 1.0)  # type: ignore[arg-type]
+    assert rungs(ladder, engine)[:3] == ["branch float", "all int8", "full bias"]
+    assert ladder.steps[2].kept is kept
+    assert {step.plan.bias for step in ladder.steps[3:]} == {"full" if kept else "fast"}
+
+
 def test_where_the_blocks_that_are_off_do_not_do_the_worse_half_is_tried(clock: Clock) -> None:
     """And none of them gets back what is float already."""
     ladder = Told(clock)
     ladder.off = {"a": 2.0, "b": 0.3, "c": 0.5, "d": 0.4}
     best = climb(ladder, 1.0)["onnxruntime"]  # type: ignore[arg-type]
-    assert [(step.rung, step.blocks) for step in ladder.steps[2:]] == [
+    assert [(step.rung, step.blocks) for step in ladder.steps[3:]] == [
         ("attention float", ("a",)), ("block float", ("a",)), ("attention float", ("c",)), ("block float", ("c",)),
     ]  # fmt: skip
     assert best.plan.rungs == {"a": "block", "c": "block"}  # type: ignore[attr-defined]

@@ -39,8 +39,9 @@ def test_loose_bounds_are_kept_by_the_lowest_rungs(eca_bundle: Bundle, tmp_path:
     ladder = a_ladder(eca_bundle, tmp_path / "s", Bounds(loss=0.5, map_js=10.0, rank=-1.0))
     made = climb(ladder, 5.0)
     lowest = {
-        "onnxruntime": ["branch float", "all int8", "first layers float"], "openvino": ["branch float", "all int8"],
-    }  # fmt: skip
+        "onnxruntime": ["branch float", "all int8", "first layers float", "full bias"],
+        "openvino": ["branch float", "all int8", "full bias"],
+    }
     assert [(step.engine, step.rung) for step in ladder.steps] == [(e, rung) for e in lowest for rung in lowest[e]]
     for engine, (artefact, files) in made.items():
         best = [step for step in ladder.steps if step.engine == engine and step.kept][-1]
@@ -58,7 +59,7 @@ def test_blocks_that_are_off_get_float_attention_and_the_second_climb_remembers(
     ladder = a_ladder(eca_bundle, tmp_path / "s", tight, memory)
     made = climb(ladder, 5.0, engines=ORT)
     assert [step.rung for step in ladder.steps] == [
-        "branch float", "all int8", "first layers float", "attention float", "block float",
+        "branch float", "all int8", "first layers float", "full bias", "attention float", "block float",
     ]  # fmt: skip
     kept = [step for step in ladder.steps if step.kept]
     pulls = [step.pull for step in kept]

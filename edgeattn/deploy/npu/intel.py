@@ -14,7 +14,6 @@ from pathlib import Path
 from edgeattn.bundle import Bundle, extend
 from edgeattn.deploy.calibration import FEWEST
 from edgeattn.deploy.recipes import quantize_for
-from edgeattn.deploy.recipes.plan import Plan
 from edgeattn.engines import open_artefact
 from edgeattn.engines.base import Array, infer_all
 from edgeattn.engines.certify import relative_error
@@ -25,7 +24,6 @@ from edgeattn.spec import Artefact
 TARGET = "npu"
 FILES = ("npu.xml", "npu.bin")
 WHERE = "executed on a processor, not measured on the NPU; checked there when it is first opened"
-PLAN = Plan(per_tensor=True)
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def prepare_intel(bundle: Bundle, calibration: Sequence[Array]) -> Prepared:
         )
     with tempfile.TemporaryDirectory() as scratch:
         source = bundle.file(bundle.artefact("openvino", "float"))
-        made, files = quantize_for("openvino", source, Path(scratch), calibration, PLAN)
+        made, files = quantize_for("openvino", source, Path(scratch), calibration)
         content = {name: Path(scratch) / name for name in FILES}
         for name, written in zip(FILES, files.values(), strict=True):
             Path(str(written)).rename(content[name])

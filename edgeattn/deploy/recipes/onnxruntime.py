@@ -11,6 +11,7 @@ import onnx
 
 from edgeattn.deploy import heads
 from edgeattn.deploy.calibration import Reader
+from edgeattn.deploy.recipes.bias import correct_biases
 from edgeattn.deploy.recipes.plan import DEFAULT_PLAN, Plan, stays_float
 from edgeattn.deploy.rewrite import free_answers
 from edgeattn.engines.base import Array
@@ -63,6 +64,8 @@ def quantize_onnxruntime(
     prepared.unlink()
     quantized = onnx.load(target)
     free_answers(quantized)
+    if plan.bias == "full":
+        correct_biases(quantized, model, inputs)
     onnx.save(quantized, target)
     return {
         "activations": "u8",

@@ -1,0 +1,79 @@
+"""Biases corrected layer by layer: what each channel lets through has float's mean again; what must not be touched is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import disc_ladder
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from edgeattn.bundle import Bundle
+from edgeattn.deploy.layers import outputs_onnxruntime
+from edgeattn.deploy.recipes.bias import PICTURES, correct_biases
+from edgeattn.deploy.recipes.onnxruntime import quantize_onnxruntime
+from edgeattn.deploy.structure import LAYERS_ORT
+from edgeattn.engines.base import Array
+from edgeattn.imaging import prepare
+
+Models = tuple[onnx.ModelProto, onnx.ModelProto, list[Array]]
+
+
+@pytest.fixture
+def models(eca_bundle: Bundle, tmp_path: Path) -> Models:
+    """Float, int8 as it is by default, and inputs."""
+    inputs = [prepare(picture, eca_bundle.spec.input) for picture in disc_ladder.CALIBRATION[:PICTURES]]
+    source = eca_bundle.path / "float.onnx"
+    quantize_onnxruntime(source, tmp_path / "int8.onnx", inputs)
+    return onnx.load(source), onnx.load(tmp_path / "int8.onnx"), inputs
+
+
+def layers(model: onnx.ModelProto) -> list[str]:
+    return [node.name for node in model.graph.node if node.op_type in LAYERS_ORT and len(node.input) > 2]
+
+
+def means(model: onnx.ModelProto, names: Sequence[str], cut: set[str], inputs: Sequence[Array]) -> dict[str, Array]:
+    """Of each layer's channels; of those in `cut`, of what is above zero."""
+    told = list(outputs_onnxruntime(model, names, inputs))
+
+    def mean(name: str, values: Array) -> Array:
+        return (np.maximum(values, 0) if name in cut else values).mean(axis=(0, *range(2, values.ndim)))
+
+    return {name: np.mean([mean(name, one[name]) for one in told], axis=0) for name in names}
+
+
+def test_every_channel_has_floats_mean_again(models: Models) -> None:
+    reference, int8, inputs = models
+    names = layers(reference)
+    read = {name: node.op_type for node in reference.graph.node for name in node.input[:1]}
+    cut = {node.name for node in reference.graph.node if read.get(node.output[0]) == "Relu"}
+    assert set(names) - cut, "some are linear"
+    assert set(names) & cut
+    aims, before = means(reference, names, cut, inputs), means(int8, names, cut, inputs)
+    correct_biases(int8, reference, inputs)
+    after = means(int8, names, cut, inputs)
+    assert len(names) > 20
+    off = [[float(np.abs(found[name] - aims[name]).mean()) for name in names] for found in (before, after)]
+    print(f"mean distance of a channel's mean: {np.mean(off[0]):.4f}, corrected {np.mean(off[1]):.4f}")
+    assert np.mean(off[1]) < 0.1 * np.mean(off[0])
+    assert all(now <= was + 1e-3 for was, now in zip(*off, strict=True))
+
+
+def test_a_bias_that_two_layers_share_is_left_alone(models: Models) -> None:
+    reference, int8, inputs = models
+    makers = {node.output[0]: node for node in int8.graph.node}
+    first = next(node for node in int8.graph.node if node.op_type == "Conv" and node.input[2] in makers)
+    twin = int8.graph.node.add()
+    twin.CopyFrom(first)
+    twin.name, twin.output[0] = "twin", "twin"
+    shared = makers[first.input[2]].input[0]
+
+    def stored() -> Array:
+        return next(numpy_helper.to_array(tensor) for tensor in int8.graph.initializer if tensor.name == shared)
+
+    was = stored()
+    correct_biases(int8, reference, inputs)
+    assert np.array_equal(stored(), was)
