@@ -354,11 +354,16 @@ def _gates(file: Path, answers: Answers, spec: Spec) -> dict[str, dict[str, Any]
     """How far each one's answers are from the first one's.
 
     Raises:
-        GateError: one of them gives other answers.
+        GateError: one of them gives other answers, or none.
     """
     reference, expected = next(iter(answers.items()))
     gates = {}
     for name, given in answers.items():
+        if any(np.isnan(values).any() for values in given.values()):
+            raise GateError(
+                f"{file}: {name} answers with what is no number (nan); nothing was written. Its weights, or a step that divides "
+                "by zero, are at fault: export it anew, from a run whose loss stayed a number"
+            )
         differs = _apart(given, expected, spec)
         if not differs <= PARITY:  # not a number is no agreement either
             raise GateError(

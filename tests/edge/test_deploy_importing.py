@@ -336,6 +336,7 @@ def quantized(file: Path) -> Path:
         (two_inputs, SIDES, r"takes x .*, y .*; a model of pictures takes one input"),
         (lambda f: as_ir(two_inputs(f)), SIDES, r"takes x .*, y .*; a model of pictures takes one input"),
         (lambda f: as_ir(detector(f)), SIDES, r"gives boxes \[1, 6, 16\]: none fits 2 labels"),
+        (lambda f: a_model(f, np.ones((3, 2)), [np.nan, 1]), SIDES, r"answers with what is no number \(nan\)"),
         (quantized, SIDES, r"is quantized already \(2 times DequantizeLinear, QuantizeLinear\)"),
         (lambda f: as_ir(quantized(f)), SIDES, r"is quantized already \(1 times FakeQuantize\)"),
     ],
