@@ -147,8 +147,11 @@ def test_the_branch_that_is_off_stays_in_float_and_no_other(tmp_path: Path) -> N
     assert dict(ladder.heads) == {heads.BOXES: ("head.boxes/Conv_6",), heads.CLASSES: ("head.classes/Conv_8",)}
     made = climb(ladder, 3.0, engines=("onnxruntime",))
     steps = [(step.rung, step.kept, step.is_inside) for step in ladder.steps]
-    assert steps == [("branch float", True, False), ("box branch float", True, True), ("taken back", False, False)]
-    first, best, _ = ladder.steps
+    assert steps == [
+        ("branch float", True, False), ("full bias", True, False), ("box branch float", True, True),
+        ("taken back", False, False),
+    ]  # fmt: skip
+    first, _, best, _ = ladder.steps
     assert first.figure < 0.3
     assert best.figure > 0.9
     assert best.json()["map50"] == best.figure
