@@ -101,7 +101,8 @@ def test_make_from_pictures_to_a_bundle_that_runs(
     ruined = ("quantize", bundle.path, "--run", out / "student", "--calibration", tmp_path / "grey.toml")
     code, printed, _ = typed(capsys, monkeypatch, *ruined, "--minutes", "0")
     assert code == 1
-    assert "onnxruntime int8 failed: it loses " in printed
+    # What is ruined depends on how far the minutes above let it learn: the answers, or where it looks.
+    assert re.search(r"int8 failed: (it loses|its attention) ", printed)
     assert f"this one works: edgeattn run {bundle.path} --engine onnxruntime --precision float" in printed
     assert f"next:  edgeattn quantize {bundle.path} --run {out / 'student'} --qat 4 --minutes 10" in printed
 
