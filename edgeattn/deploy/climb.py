@@ -126,8 +126,8 @@ class _Climb:
     def _correct(self) -> None:
         """Biases corrected layer by layer, where as many answers are float's, and all is as near to its bounds."""
         step = self._try("full bias", replace(self.best.plan, bias="full"))
-        is_as_near = step.agreement >= self.best.agreement and step.pull <= self.best.pull
-        if self._takes_nothing_away(step) and is_as_near:
+        as_near = step.agreement >= self.best.agreement and step.pull <= self.best.pull
+        if as_near and self._takes_nothing_away(step):
             self._keep(step)
 
     def _takes_nothing_away(self, step: Step) -> bool:

@@ -38,7 +38,7 @@ def free_answers(model: onnx.ModelProto) -> None:
     EfficientNet-Lite0's 1,000 classes, answers as float: 97.8 % with it, 98.0 % without. A convolution's answers keep it: without
     rounding behind it, it would be computed in float.
     """
-    graph, users = model.graph, _users(model.graph)
+    graph, users = model.graph, users_of(model.graph)
     answers = {output.name for output in graph.output}
     for layer in [node for node in graph.node if node.op_type in ("Gemm", "MatMul")]:
         rounded = users.get(layer.output[0], [])
@@ -52,7 +52,8 @@ def free_answers(model: onnx.ModelProto) -> None:
     _drop_unused(model)
 
 
-def _constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+def constants_of(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    """The stored values, by name."""
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
@@ -76,7 +77,7 @@ def _initializers(model: onnx.ModelProto) -> None:
 
 
 def _pools(model: onnx.ModelProto) -> None:
-    constants, ranks = _constants(model.graph), _ranks(model)
+    constants, ranks = constants_of(model.graph), _ranks(model)
     pooled = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
     nodes = []
     for node in model.graph.node:
@@ -114,8 +115,8 @@ def _ranks(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _clips(model: onnx.ModelProto) -> None:
-    constants = _constants(model.graph)
-    users, outputs = _users(model.graph), {output.name for output in model.graph.output}
+    constants = constants_of(model.graph)
+    users, outputs = users_of(model.graph), {output.name for output in model.graph.output}
     makers = {name: node for node in model.graph.node for name in node.output}
     for outer in model.graph.node:
         if outer.op_type not in ("Min", "Max") or len(outer.input) != 2 or outer.input[1] not in constants:
@@ -152,9 +153,9 @@ def _lengths(model: onnx.ModelProto) -> None:
 
 
 def _unbinds(model: onnx.ModelProto) -> None:
-    graph, constants = model.graph, _constants(model.graph)
+    graph, constants = model.graph, constants_of(model.graph)
     makers = {name: node for node in graph.node for name in node.output}
-    users, outputs = _users(graph), {output.name for output in graph.output}
+    users, outputs = users_of(graph), {output.name for output in graph.output}
     made: dict[str, list[onnx.NodeProto]] = {}
     gone: set[str] = set()
     for turned in graph.node:
@@ -212,7 +213,7 @@ def _parts(
     return [found[i] for i in sorted(found)] if sorted(found) == list(range(len(slices))) else []
 
 
-def _users(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+def users_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     """The nodes that read a value, by its name."""
     users: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:

@@ -7,7 +7,6 @@ and with all layers before it rounded: each is corrected for what really reaches
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeattn.deploy.layers import outputs_onnxruntime
+from edgeattn.deploy.rewrite import constants_of, users_of
 from edgeattn.engines.base import Array
 
 PICTURES = 64
@@ -39,13 +39,13 @@ def correct_biases(quantized: onnx.ModelProto, reference: onnx.ModelProto, input
     """
     makers = {name: node for node in quantized.graph.node for name in node.output}
     held = {tensor.name: tensor for tensor in quantized.graph.initializer}
-    readers = Counter(name for node in quantized.graph.node for name in node.input)
+    users = users_of(quantized.graph)
     places = {}
     for node in quantized.graph.node:
         if node.op_type in ("Conv", "Gemm") and len(node.input) > 2:
             maker = makers.get(node.input[2])  # integers and their scale, or the bias itself
             bias, scale = maker.input[:2] if maker is not None else (node.input[2], "")
-            if bias in held and readers[node.input[2]] == readers[bias] == 1:
+            if bias in held and len(users[node.input[2]]) == len(users[bias]) == 1:
                 places[node.name] = held[bias], numpy_helper.to_array(held[scale]) if scale else None
     inputs = inputs[:: max(1, len(inputs) // PICTURES)][:PICTURES]  # a set may be in the order of its classes
     bounds = _bounds(reference.graph)
@@ -61,16 +61,12 @@ def correct_biases(quantized: onnx.ModelProto, reference: onnx.ModelProto, input
 
 def _bounds(graph: onnx.GraphProto) -> dict[str, tuple[float, float]]:
     """By name, between what the activation right behind a layer cuts its values off; infinite where there is none."""
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    constants, users = constants_of(graph), users_of(graph)
     constants |= {n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in graph.node if n.op_type == "Constant"}
-    behind: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input[:1]:
-            behind.setdefault(name, []).append(node)
     found = {}
     for node in graph.node:
         low, high = -math.inf, math.inf
-        after = behind.get(node.output[0], [])
+        after = users.get(node.output[0], [])
         kind = after[0].op_type if len(after) == 1 else ""
         if kind == "Relu":
             low = 0.0
