@@ -93,7 +93,7 @@ class Engine(Protocol):
             EngineError: the input has another shape or type, the engine failed, or it is closed.
         """
 
-    def count(self, image: Array, grouping: Grouping, turns: int = 40) -> Counted:
+    def count(self, image: Array, grouping: Grouping) -> Counted:
         """Time groups of nodes, on a copy of the model that is made for it.
 
         Raises:

@@ -69,7 +69,7 @@ class FakeEngine:
             self._sleep(delay_ms / 1000)
         return {name: np.array(value) for name, value in outputs.items()}
 
-    def count(self, image: Array, grouping: Grouping, turns: int = 0) -> Counted:
+    def count(self, image: Array, grouping: Grouping) -> Counted:
         """It has no nodes to count.
 
         Raises:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,8 @@ NUMBERED = re.compile(r"_token_\d+$")
 """What ONNX Runtime puts behind the name of a node that it has fused."""
 UNWANTED_OPTIMIZERS = ["WeightBiasQuantization"]
 """It quantizes, unasked and per tensor, what the quantizer left in float."""
-
-
+TURNS = 40
+"""In which the parts of a graph are timed."""
 KEPT = "onnxruntime"
 """Folder in the cache: models that were cut, and what was made of graphs."""
 
@@ -137,11 +138,11 @@ class OnnxRuntimeEngine:
             raise EngineError(f"{self._file}: onnxruntime failed to run it ({_line(error)})") from error
         return dict(zip(self._outputs, values, strict=True))
 
-    def count(self, image: Array, grouping: Grouping, turns: int = 40) -> Counted:
+    def count(self, image: Array, grouping: Grouping) -> Counted:
         """As `base.Engine.count`: the optimized graph is run to the end of each group, all in turns.
 
-        A group's time is what the graph takes longer with it. ONNX Runtime's own profiler takes several microseconds a
-        node, more than a small net's nodes themselves.
+        A group's time is what the graph takes longer with it, in the median turn. ONNX Runtime's own profiler takes several
+        microseconds a node, more than a small net's nodes themselves.
         """
         optimized = self._optimized()
         nodes = self._named(optimized)
@@ -151,22 +152,23 @@ class OnnxRuntimeEngine:
         order = in_groups(reads, groups)
         ends = [i + 1 for i, at in enumerate(order) if i + 1 == len(order) or groups[at] != groups[order[i + 1]]]
         sessions = [self._session_of(optimized, order[:end]) for end in ends]
-        times = np.zeros((turns, len(ends) + 1))
-        for turn in range(turns):
-            for i, session in enumerate((*sessions, None)):
-                for _ in range(2):  # the first finds the other's caches
-                    began = time.perf_counter()
-                    if session is None:
-                        self.infer(image)
-                    else:
-                        session.run(None, {self._input.name: image})
-                    times[turn, i] = 1000.0 * (time.perf_counter() - began)
-        least = times.min(axis=0).tolist()  # a difference of two medians would hold the noise of both
-        until = [0.0, *least[:-1]]
+        runs = [partial(session.run, None, {self._input.name: image}) for session in sessions]
+        runs.append(partial(self.infer, image))
+        took = np.zeros((TURNS, len(runs)))
+        for turn in range(TURNS):
+            for i in range(len(runs)) if turn % 2 else reversed(range(len(runs))):
+                runs[i]()  # the caches are another's
+                began = time.perf_counter()
+                runs[i]()
+                took[turn, i] = 1000.0 * (time.perf_counter() - began)
+        # Within a turn the machine is as fast for one as for the next; over all turns it is not.
+        shares = np.median(np.diff(took[:, :-1], prepend=0.0) / took[:, -2:-1], axis=0)
+        whole_ms = float(np.median(took[:, -1]))
+        counting_ms = whole_ms * float(np.median(took[:, -2] / took[:, -1]))
         ms = dict.fromkeys(groups, 0.0)
-        for i, end in enumerate(ends):
-            ms[groups[order[end - 1]]] += until[i + 1] - until[i]
-        return Counted(nodes, groups, ms, whole_ms=least[-1], counting_ms=least[-2])
+        for end, share in zip(ends, shares / shares.sum(), strict=True):
+            ms[groups[order[end - 1]]] += counting_ms * float(share)
+        return Counted(nodes, groups, ms, whole_ms, counting_ms)
 
     def _optimized(self) -> onnx.ModelProto:
         """The model as ONNX Runtime optimized it for this machine."""

@@ -39,7 +39,7 @@ SETTINGS: Mapping[str, Any] = {"streams": 1, "pinning": False, "spinning": "Open
 """How a processor's threads run: pinned ones fight with capture and drawing for the same cores."""
 
 
-COPIES, HALF_TICK_MS = 3, 0.0005
+COPIES, TURNS, HALF_TICK_MS = 3, 40, 0.0005
 
 
 class _Counting(NamedTuple):
@@ -144,7 +144,7 @@ class OpenVinoEngine:
         except Exception as error:
             raise EngineError(f"{self._file}: openvino failed to run it ({telling_line(error)})") from error
 
-    def count(self, image: Array, grouping: Grouping, turns: int = 40) -> Counted:
+    def count(self, image: Array, grouping: Grouping) -> Counted:
         """As `base.Engine.count`, by OpenVINO's own performance counters.
 
         They are means over all inferences since the model was compiled, in whole microseconds cut off: half of one is added.
@@ -155,7 +155,7 @@ class OpenVinoEngine:
         copies: list[_Counting] = []
         for _ in range(COPIES):
             try:
-                copies.append(self._count_copy(core, image, turns))
+                copies.append(self._count_copy(core, image))
             except RuntimeError as error:
                 raise EngineError(
                     f"{self._file}: {self._device} does not tell the times of its nodes ({telling_line(error)})"
@@ -177,13 +177,13 @@ class OpenVinoEngine:
         whole_ms, counting_ms = float(np.median(copy.whole_ms)), float(np.median(copy.counting_ms))
         return Counted(nodes, groups, ms, whole_ms, counting_ms, between_ms * len(counters) * typical)
 
-    def _count_copy(self, core: Any, image: Array, turns: int) -> _Counting:
+    def _count_copy(self, core: Any, image: Array) -> _Counting:
         compiled = core.compile_model(self._read(core), self._device, self._options | {"PERF_COUNT": True})
         request = compiled.create_infer_request()
         np.copyto(_shared_input(request, self._input), image)
         counting_ms = [_took_ms(request.infer)]
         whole_ms: list[float] = []
-        for _ in range(turns):
+        for _ in range(TURNS):
             counting_ms += [_took_ms(request.infer) for _ in range(4)]
             self.infer(image)  # the caches are the other's
             whole_ms += [_took_ms(lambda: self.infer(image)) for _ in range(3)]
