@@ -4,6 +4,7 @@
     branch float        the attention's elementwise and reducing part and its small layers in float: the default recipe
     first layers float  the first layer and a depthwise one behind it, where ONNX Runtime is quicker so
     full bias           biases corrected layer by layer, which takes no time of the net, where nothing is farther from float then
+    histogram ranges    of activations where their error is least, likewise (OpenVINO)
     SmoothQuant         range moved from activations to weights, alpha 0.15 and 0.5 (OpenVINO)
     branch of the head  of a detector the box branch, then the class branch, of a segmenter the head, where the answers are off
     attention float     the whole attention of the blocks that are off
@@ -89,7 +90,9 @@ class _Climb:
                 if whole.is_inside and (not self.best.is_inside or whole.time_ratio <= TIE * self.best.time_ratio):
                     self._keep(whole)
             self._enter()
-            self._correct()
+            self._come_nearer("full bias", bias="full")
+            if self.engine == "openvino":
+                self._come_nearer("histogram ranges", ranges="histogram")
             self._up()
             self._fine_tune()
             if self.tuned:  # else these rungs were measured
@@ -123,9 +126,9 @@ class _Climb:
             if self._takes_nothing_away(step) and (nearer or step.time_ratio < self.best.time_ratio):
                 self._keep(step)
 
-    def _correct(self) -> None:
-        """Biases corrected layer by layer, where as many answers are float's, and all is as near to its bounds."""
-        step = self._try("full bias", replace(self.best.plan, bias="full"))
+    def _come_nearer(self, rung: str, **changes: Any) -> None:
+        """What takes no time of the net, where as many answers are float's, and all is as near to its bounds."""
+        step = self._try(rung, replace(self.best.plan, **changes))
         as_near = step.agreement >= self.best.agreement and step.pull <= self.best.pull
         if as_near and self._takes_nothing_away(step):
             self._keep(step)

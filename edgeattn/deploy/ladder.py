@@ -311,7 +311,7 @@ class Ladder:
                 ATTENTION_OV,
                 SMALL_MACS,
                 STEM_CHANNELS,
-                "answers unrounded, ranges min-max per tensor",
+                "answers unrounded, ranges per tensor, biases by what is let through",
             ],
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

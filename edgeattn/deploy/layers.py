@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,9 @@ def layer_outputs(engine: str, file: Path, names: Sequence[str], inputs: Sequenc
     """By name, what these layers of an ONNX or OpenVINO file give for each prepared picture, on an engine."""
     if engine == "onnxruntime":
         return outputs_onnxruntime(onnx.load(file), names, inputs)
-    return _outputs_openvino(file, names, inputs)
+    from edgeattn.engines.openvino import openvino_core
+
+    return outputs_openvino(openvino_core().read_model(file), names, inputs)
 
 
 def outputs_onnxruntime(
@@ -52,17 +55,17 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
             yield from _reads(inner)
 
 
-def _outputs_openvino(file: Path, names: Sequence[str], inputs: Sequence[Array]) -> Iterator[dict[str, Array]]:
+def outputs_openvino(model: Any, names: Sequence[str], inputs: Sequence[Array]) -> Iterator[dict[str, Array]]:
+    """The same of an `openvino.Model`, on OpenVINO's CPU device."""
+    import openvino
+
     from edgeattn.engines.openvino import openvino_core
 
-    core = openvino_core()
-    model = core.read_model(file)
     held = {op.get_friendly_name(): op for op in model.get_ordered_ops()}
     # Where the bias was taken apart, the sum bears the layer's name; the last layer's bears that of the output.
     layers = [held[name] if name in held else held[f"{name}/WithoutBiases"] for name in names]
-    first = len(model.outputs)
-    model.add_outputs([layer.output(0) for layer in layers])
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    opened = openvino.Model([layer.output(0) for layer in layers], model.get_parameters())
+    compiled = openvino_core().compile_model(opened, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for x in inputs:
         found = compiled({0: x})
-        yield {name: np.array(found[place]) for place, name in enumerate(names, first)}
+        yield {name: np.array(found[place]) for place, name in enumerate(names)}

@@ -12,32 +12,31 @@ import pytest
 from onnx import numpy_helper
 
 from edgeattn.bundle import Bundle
-from edgeattn.deploy.layers import outputs_onnxruntime
-from edgeattn.deploy.recipes.bias import PICTURES, correct_biases
-from edgeattn.deploy.recipes.onnxruntime import quantize_onnxruntime
+from edgeattn.deploy.recipes.bias import PICTURES, Net, correct_biases
+from edgeattn.deploy.recipes.onnxruntime import OnnxNet, quantize_onnxruntime
+from edgeattn.deploy.recipes.openvino import OpenvinoNet, quantize_openvino, read_folded
 from edgeattn.deploy.structure import LAYERS_ORT
 from edgeattn.engines.base import Array
 from edgeattn.imaging import prepare
 
-Models = tuple[onnx.ModelProto, onnx.ModelProto, list[Array]]
-
 
 @pytest.fixture
-def models(eca_bundle: Bundle, tmp_path: Path) -> Models:
-    """Float, int8 as it is by default, and inputs."""
-    inputs = [prepare(picture, eca_bundle.spec.input) for picture in disc_ladder.CALIBRATION[:PICTURES]]
-    source = eca_bundle.path / "float.onnx"
-    quantize_onnxruntime(source, tmp_path / "int8.onnx", inputs)
-    return onnx.load(source), onnx.load(tmp_path / "int8.onnx"), inputs
+def inputs(eca_bundle: Bundle) -> list[Array]:
+    return [prepare(picture, eca_bundle.spec.input) for picture in disc_ladder.CALIBRATION[:PICTURES]]
 
 
-def layers(model: onnx.ModelProto) -> list[str]:
-    return [node.name for node in model.graph.node if node.op_type in LAYERS_ORT and len(node.input) > 2]
+def by_default(engine: str, source: Path, inputs: Sequence[Array], folder: Path) -> tuple[Net, Net]:
+    """Float, and int8 as it is by default."""
+    if engine == "onnxruntime":
+        quantize_onnxruntime(source, folder / "int8.onnx", inputs)
+        return OnnxNet(onnx.load(source)), OnnxNet(onnx.load(folder / "int8.onnx"))
+    quantize_openvino(source, folder / "int8.xml", inputs)
+    return OpenvinoNet(read_folded(source)), OpenvinoNet(read_folded(folder / "int8.xml"))
 
 
-def means(model: onnx.ModelProto, names: Sequence[str], cut: set[str], inputs: Sequence[Array]) -> dict[str, Array]:
+def means(net: Net, names: Sequence[str], cut: set[str], inputs: Sequence[Array]) -> dict[str, Array]:
     """Of each layer's channels; of those in `cut`, of what is above zero."""
-    told = list(outputs_onnxruntime(model, names, inputs))
+    told = list(net.outputs(names, inputs))
 
     def mean(name: str, values: Array) -> Array:
         return (np.maximum(values, 0) if name in cut else values).mean(axis=(0, *range(2, values.ndim)))
@@ -45,13 +44,19 @@ def means(model: onnx.ModelProto, names: Sequence[str], cut: set[str], inputs: S
     return {name: np.mean([mean(name, one[name]) for one in told], axis=0) for name in names}
 
 
-def test_every_channel_has_floats_mean_again(models: Models) -> None:
-    reference, int8, inputs = models
-    names = layers(reference)
-    read = {name: node.op_type for node in reference.graph.node for name in node.input[:1]}
-    cut = {node.name for node in reference.graph.node if read.get(node.output[0]) == "Relu"}
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_every_channel_has_floats_mean_again(
+    engine: str, eca_bundle: Bundle, inputs: list[Array], tmp_path: Path
+) -> None:
+    source = eca_bundle.path / "float.onnx"
+    graph = onnx.load(source).graph
+    names = [node.name for node in graph.node if node.op_type in LAYERS_ORT and len(node.input) > 2]
+    read = {name: node.op_type for node in graph.node for name in node.input[:1]}
+    cut = {node.name for node in graph.node if read.get(node.output[0]) == "Relu"}
     assert set(names) - cut, "some are linear"
     assert set(names) & cut
+    reference, int8 = by_default(engine, source, inputs, tmp_path)
+    assert int8.biased() == names
     aims, before = means(reference, names, cut, inputs), means(int8, names, cut, inputs)
     correct_biases(int8, reference, inputs)
     after = means(int8, names, cut, inputs)
@@ -62,8 +67,10 @@ def test_every_channel_has_floats_mean_again(models: Models) -> None:
     assert all(now <= was + 1e-3 for was, now in zip(*off, strict=True))
 
 
-def test_a_bias_that_two_layers_share_is_left_alone(models: Models) -> None:
-    reference, int8, inputs = models
+def test_a_bias_that_two_layers_share_is_left_alone(eca_bundle: Bundle, inputs: list[Array], tmp_path: Path) -> None:
+    source, target = eca_bundle.path / "float.onnx", tmp_path / "int8.onnx"
+    quantize_onnxruntime(source, target, inputs)
+    int8 = onnx.load(target)
     makers = {node.output[0]: node for node in int8.graph.node}
     first = next(node for node in int8.graph.node if node.op_type == "Conv" and node.input[2] in makers)
     twin = int8.graph.node.add()
@@ -75,5 +82,5 @@ def test_a_bias_that_two_layers_share_is_left_alone(models: Models) -> None:
         return next(numpy_helper.to_array(tensor) for tensor in int8.graph.initializer if tensor.name == shared)
 
     was = stored()
-    correct_biases(int8, reference, inputs)
+    correct_biases(OnnxNet(int8), OnnxNet(onnx.load(source)), inputs)
     assert np.array_equal(stored(), was)

@@ -122,20 +122,34 @@ def test_first_layers_stay_in_float_where_that_pays(
 
 
 @pytest.mark.parametrize(
-    ("agreement", "verdict", "kept"),
-    [(0.99, "passed", True), (0.98, "passed", True), (0.97, "passed", False), (0.99, "cannot tell", False)],
+    ("told", "kept"),
+    [
+        ((0.6, 0.99, "passed"), True), ((0.6, 0.98, "passed"), True), ((0.6, 0.97, "passed"), False),
+        ((0.6, 0.99, "cannot tell"), False),
+    ],
     ids=["nearer to float", "as near", "farther", "proven no more"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "tried",
+    [
+        ("onnxruntime", "full bias", {"bias": "full"}),
+        ("openvino", "full bias", {"bias": "full"}),
+        ("openvino", "histogram ranges", {"ranges": "histogram"}),
+    ],
+    ids=lambda tried: " ".join(tried[:2]),
 )
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_biases_are_corrected_where_nothing_is_farther_from_float_then(
-    clock: Clock, engine: str, agreement: float, verdict: str, kept: bool
+def test_what_takes_no_time_is_kept_where_nothing_is_farther_from_float_then(
+    clock: Clock, tried: Any, told: Any, kept: bool
 ) -> None:
+    engine, rung, change = tried
     ladder = Told(clock, engines=(engine,))
-    ladder.told = {"full bias": (0.6, agreement, verdict)}
+    ladder.told = {rung: told}
     climb(ladder, 1.0)  # type: ignore[arg-type]
     assert rungs(ladder, engine)[:3] == ["branch float", "all int8", "full bias"]
-    assert ladder.steps[2].kept is kept
-    assert {step.plan.bias for step in ladder.steps[3:]} == {"full" if kept else "fast"}
+    assert ("histogram ranges" in rungs(ladder, engine)) is (engine == "openvino")
+    place = rungs(ladder, engine).index(rung)
+    assert ladder.steps[place].kept is kept
+    assert {replace(step.plan, **change) == step.plan for step in ladder.steps[place + 1 :]} == {kept}
 
 
 def test_where_the_blocks_that_are_off_do_not_do_the_worse_half_is_tried(clock: Clock) -> None:

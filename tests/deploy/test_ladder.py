@@ -40,7 +40,7 @@ def test_loose_bounds_are_kept_by_the_lowest_rungs(eca_bundle: Bundle, tmp_path:
     made = climb(ladder, 5.0)
     lowest = {
         "onnxruntime": ["branch float", "all int8", "first layers float", "full bias"],
-        "openvino": ["branch float", "all int8", "full bias"],
+        "openvino": ["branch float", "all int8", "full bias", "histogram ranges"],
     }
     assert [(step.engine, step.rung) for step in ladder.steps] == [(e, rung) for e in lowest for rung in lowest[e]]
     for engine, (artefact, files) in made.items():
@@ -155,13 +155,22 @@ def test_a_rung_whose_toolchain_fails_is_told_and_passed_over(
     assert (failed.failure, failed.kept, failed.is_inside) == ("not today", False, False)
     assert (failed.json()["excess"], failed.json()["plan"]["bias"]) == (None, "full")
     rungs = [step.rung for step in ladder.steps]
-    assert rungs[:5] == ["branch float", "all int8", "full bias", "SmoothQuant 0.15", "SmoothQuant 0.5"]
+    assert rungs[:6] == [
+        "branch float", "all int8", "full bias", "histogram ranges", "SmoothQuant 0.15", "SmoothQuant 0.5",
+    ]  # fmt: skip
 
 
 def test_every_rung_of_openvino_makes_another_file(eca_bundle: Bundle, tmp_path: Path) -> None:
     """A rung that changes nothing would be measured, and told, in vain."""
     ladder = a_ladder(eca_bundle, tmp_path / "s")
-    plans = (Plan(), Plan(bias="full"), Plan(smooth=0.15), Plan(smooth=0.5), Plan(others="int8"))
+    plans = (
+        Plan(),
+        Plan(bias="full"),
+        Plan(ranges="histogram"),
+        Plan(smooth=0.15),
+        Plan(smooth=0.5),
+        Plan(others="int8"),
+    )
     made = {ladder.files("openvino", plan)[1].with_suffix(".bin").read_bytes() for plan in plans}
     assert len(made) == len(plans)
 

@@ -7,13 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from edgeattn.deploy import heads
 from edgeattn.deploy.calibration import Reader
+from edgeattn.deploy.layers import outputs_onnxruntime
 from edgeattn.deploy.recipes.bias import correct_biases
 from edgeattn.deploy.recipes.plan import DEFAULT_PLAN, Plan, stays_float
-from edgeattn.deploy.rewrite import free_answers
+from edgeattn.deploy.rewrite import constants_of, free_answers, users_of
 from edgeattn.engines.base import Array
 from edgeattn.spec import path_of
 
@@ -65,11 +69,10 @@ def quantize_onnxruntime(
     quantized = onnx.load(target)
     free_answers(quantized)
     if plan.bias == "full":
-        correct_biases(quantized, model, inputs)
+        correct_biases(OnnxNet(quantized), OnnxNet(model), inputs)
     onnx.save(quantized, target)
     return {
         "activations": "u8",
-        "ranges": "min-max",
         **plan.told(),
         "float_nodes": len(excluded),
         "float_types": list(ATTENTION_ORT),
@@ -153,3 +156,49 @@ def entrance(model: onnx.ModelProto) -> tuple[str, ...]:
     behind = _convolutions_of({node.output[0] for node, _ in firsts}, model.graph)
     depthwise = [node.name for node, (out, channels, *_) in behind if channels == 1 < out]
     return (*(node.name for node, out in firsts if out >= STEM_CHANNELS), *depthwise)
+
+
+class OnnxNet:
+    """An ONNX model as `bias.Net`; int8 with QuantizeLinear and DequantizeLinear."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graph = model.graph
+        made_constants = {
+            n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in graph.node if n.op_type == "Constant"
+        }
+        self._model, self._users = model, users_of(graph)
+        self._constants = constants_of(graph) | made_constants
+        self._nodes = {node.name: node for node in graph.node}
+        self._biases: dict[str, tuple[onnx.TensorProto, Array | None]] = {}
+        held = {tensor.name: tensor for tensor in graph.initializer}
+        makers = {name: node for node in graph.node for name in node.output}
+        for node in graph.node:
+            if node.op_type in ("Conv", "Gemm") and len(node.input) > 2:
+                maker = makers.get(node.input[2])  # integers and their scale, or the bias itself
+                bias, scale = maker.input[:2] if maker is not None else (node.input[2], "")
+                if bias in held and len(self._users[node.input[2]]) == len(self._users[bias]) == 1:
+                    self._biases[node.name] = held[bias], self._constants.get(scale)
+
+    def biased(self) -> list[str]:
+        """As `bias.Net.biased`."""
+        return list(self._biases)
+
+    def bounds(self, name: str) -> tuple[float, float]:
+        """As `bias.Net.bounds`."""
+        after = self._users.get(self._nodes[name].output[0], [])
+        kind = after[0].op_type if len(after) == 1 else ""
+        if kind == "Relu":
+            return 0.0, math.inf
+        lowest, highest = [*after[0].input, "", ""][1:3] if kind == "Clip" else ("", "")
+        return float(self._constants.get(lowest, -math.inf)), float(self._constants.get(highest, math.inf))
+
+    def outputs(self, names: Sequence[str], inputs: Sequence[Array]) -> Iterator[dict[str, Array]]:
+        """As `bias.Net.outputs`."""
+        return outputs_onnxruntime(self._model, names, inputs)
+
+    def move(self, name: str, by: NDArray[np.float64]) -> None:
+        """As `bias.Net.move`; integers by whole steps."""
+        bias, scale = self._biases[name]
+        now = numpy_helper.to_array(bias)
+        wanted = now + (by if scale is None else np.round(by / scale.astype(np.float64)))
+        bias.CopyFrom(numpy_helper.from_array(wanted.astype(now.dtype), bias.name))

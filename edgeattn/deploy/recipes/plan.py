@@ -35,6 +35,8 @@ class Plan:
     bias: str = "fast"
     """How biases take back what rounding moves means by: `full` (layer by layer, each for what really reaches it), or `fast`, as
     the toolchain does it unasked: NNCF by statistics, ONNX Runtime not at all."""
+    ranges: str = "min-max"
+    """Of activations: `min-max`, all that calibration saw, or `histogram`, where the error of its values is least (OpenVINO)."""
     smooth: float | None = None
     """SmoothQuant's alpha at convolutions, which moves range from activations to weights; None: not done."""
     layers: tuple[str, ...] = ()
@@ -49,6 +51,7 @@ class Plan:
             rungs=dict(recipe.get("blocks", {})),
             others=recipe.get("other_blocks", cls.others),
             bias=recipe.get("bias_correction", cls.bias),
+            ranges=recipe.get("ranges", cls.ranges),
             smooth=recipe.get("smooth_quant", cls.smooth),
             layers=tuple(recipe.get("float_layer_names", ())),
             weight_bits=weight_bits(recipe),
@@ -61,6 +64,7 @@ class Plan:
             "blocks": dict(self.rungs),
             "other_blocks": self.others,
             "bias_correction": self.bias,
+            "ranges": self.ranges,
             "float_layer_names": list(self.layers),
         }
 
