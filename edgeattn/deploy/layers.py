@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +11,68 @@ import onnx
 
 from edgeattn.engines.base import Array
 
+PICTURE = ""
+"""Names the model's input among the values of its layers."""
+Values = Mapping[str, Array]
+"""Of one picture, by the layer's name or `PICTURE`."""
+
 
 def layer_outputs(engine: str, file: Path, names: Sequence[str], inputs: Sequence[Array]) -> Iterator[dict[str, Array]]:
     """By name, what these layers of an ONNX or OpenVINO file give for each prepared picture, on an engine."""
+    known = [{PICTURE: x} for x in inputs]
     if engine == "onnxruntime":
-        return outputs_onnxruntime(onnx.load(file), names, inputs)
+        return outputs_onnxruntime(onnx.load(file), names, known)
     from edgeattn.engines.openvino import openvino_core
 
-    return outputs_openvino(openvino_core().read_model(file), names, inputs)
+    return outputs_openvino(openvino_core().read_model(file), names, known)
 
 
 def outputs_onnxruntime(
-    model: onnx.ModelProto, names: Sequence[str], inputs: Sequence[Array]
+    model: onnx.ModelProto, names: Sequence[str], known: Sequence[Values]
 ) -> Iterator[dict[str, Array]]:
-    """The same of a model in memory, on ONNX Runtime; only what these layers need is executed."""
+    """The same of a model in memory, on ONNX Runtime; only what leads from the known values to these layers is executed."""
     import onnxruntime
 
-    opened = _ending_in(model, names)
+    places = _places_onnx(model)
+    nodes, needed = _leading_to_onnx(model, names, known[0])
+    read = {value for node in nodes for value in _reads(node)}
+    type_of, value_info = onnx.helper.np_dtype_to_tensor_dtype, onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        model.graph.name,
+        [value_info(places[name], type_of(known[0][name].dtype), known[0][name].shape) for name in needed],
+        [value_info(places[name], onnx.TensorProto.FLOAT, None) for name in names],
+        [tensor for tensor in model.graph.initializer if tensor.name in read],
+    )
+    opened = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     session = onnxruntime.InferenceSession(opened.SerializeToString(), providers=["CPUExecutionProvider"])
-    for x in inputs:
-        yield dict(zip(names, session.run(None, {opened.graph.input[0].name: x}), strict=True))
+    for values in known:
+        found = session.run(None, {places[name]: values[name] for name in needed})
+        yield dict(zip(names, found, strict=True))
 
 
-def _ending_in(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """What these layers need, with their outputs as the model's."""
-    places = {node.name: node.output[0] for node in model.graph.node}
-    needed, nodes = {places[name] for name in names}, list[onnx.NodeProto]()
+def needed_onnxruntime(model: onnx.ModelProto, names: Sequence[str], known: Collection[str]) -> list[str]:
+    """Which of the known layers (and of the picture) these layers' values are computed from."""
+    return _leading_to_onnx(model, names, known)[1]
+
+
+def _places_onnx(model: onnx.ModelProto) -> dict[str, str]:
+    """Each layer's value."""
+    return {PICTURE: model.graph.input[0].name} | {node.name: node.output[0] for node in model.graph.node}
+
+
+def _leading_to_onnx(
+    model: onnx.ModelProto, names: Sequence[str], known: Collection[str]
+) -> tuple[list[onnx.NodeProto], list[str]]:
+    """The nodes from known layers to these, in their order, and those of the known that they read."""
+    places = _places_onnx(model)
+    given = {places[name]: name for name in known}
+    wanted, nodes = {places[name] for name in names}, list[onnx.NodeProto]()
     for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
+        if wanted.difference(given).intersection(node.output):
             nodes.append(node)
-            needed.update(_reads(node))
-    ends = [onnx.helper.make_tensor_value_info(places[name], onnx.TensorProto.FLOAT, None) for name in names]
-    weights = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    graph = onnx.helper.make_graph(nodes[::-1], model.graph.name, model.graph.input, ends, weights)
-    return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+            wanted.update(_reads(node))
+    return nodes[::-1], [name for place, name in given.items() if place in wanted]
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
@@ -55,17 +83,54 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
             yield from _reads(inner)
 
 
-def outputs_openvino(model: Any, names: Sequence[str], inputs: Sequence[Array]) -> Iterator[dict[str, Array]]:
+def outputs_openvino(model: Any, names: Sequence[str], known: Sequence[Values]) -> Iterator[dict[str, Array]]:
     """The same of an `openvino.Model`, on OpenVINO's CPU device."""
     import openvino
+    from openvino import opset13
 
     from edgeattn.engines.openvino import openvino_core
 
-    held = {op.get_friendly_name(): op for op in model.get_ordered_ops()}
-    # Where the bias was taken apart, the sum bears the layer's name; the last layer's bears that of the output.
-    layers = [held[name] if name in held else held[f"{name}/WithoutBiases"] for name in names]
-    opened = openvino.Model([layer.output(0) for layer in layers], model.get_parameters())
-    compiled = openvino_core().compile_model(opened, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    for x in inputs:
-        found = compiled({0: x})
+    places = _places_openvino(model)
+    needed = needed_openvino(model, names, known[0])
+    given = {name: opset13.parameter(known[0][name].shape, known[0][name].dtype) for name in needed}
+    try:
+        for name, parameter in given.items():  # a model is compiled from what its parameters and results lie between
+            _hand_over(places[name], parameter.output(0))
+        opened = openvino.Model([places[name] for name in names], list(given.values()))
+        compiled = openvino_core().compile_model(opened, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    finally:
+        for name, parameter in given.items():
+            _hand_over(parameter.output(0), places[name])
+    for values in known:
+        found = compiled([values[name] for name in needed])
         yield {name: np.array(found[place]) for place, name in enumerate(names)}
+
+
+def needed_openvino(model: Any, names: Sequence[str], known: Collection[str]) -> list[str]:
+    """As `needed_onnxruntime`."""
+    places = _places_openvino(model)
+    given = {places[name].get_node().get_friendly_name(): name for name in known}
+    found, seen, open_ends = list[str](), set[str](), [places[name].get_node() for name in names]
+    while open_ends:
+        op = open_ends.pop()
+        name = op.get_friendly_name()
+        if name not in seen:
+            seen.add(name)
+            if name in given:
+                found.append(given[name])
+            else:
+                open_ends += [port.get_node() for port in op.input_values()]
+    return found
+
+
+def _places_openvino(model: Any) -> dict[str, Any]:
+    """Each layer's value. Where the bias was taken apart, the sum bears the layer's name; the last layer's bears the output's."""
+    held = {op.get_friendly_name(): op.output(0) for op in model.get_ordered_ops()}
+    bare = {name.removesuffix("/WithoutBiases"): place for name, place in held.items()}
+    return bare | held | {PICTURE: model.input(0)}
+
+
+def _hand_over(value: Any, other: Any) -> None:
+    """Let those that read a value read another."""
+    for port in value.get_target_inputs():
+        port.replace_source_output(other)

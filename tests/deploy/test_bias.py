@@ -12,6 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgeattn.bundle import Bundle
+from edgeattn.deploy.layers import PICTURE
 from edgeattn.deploy.recipes.bias import PICTURES, Net, correct_biases
 from edgeattn.deploy.recipes.onnxruntime import OnnxNet, quantize_onnxruntime
 from edgeattn.deploy.recipes.openvino import OpenvinoNet, quantize_openvino, read_folded
@@ -36,7 +37,7 @@ def by_default(engine: str, source: Path, inputs: Sequence[Array], folder: Path)
 
 def means(net: Net, names: Sequence[str], cut: set[str], inputs: Sequence[Array]) -> dict[str, Array]:
     """Of each layer's channels; of those in `cut`, of what is above zero."""
-    told = list(net.outputs(names, inputs))
+    told = list(net.outputs(names, [{PICTURE: x} for x in inputs]))
 
     def mean(name: str, values: Array) -> Array:
         return (np.maximum(values, 0) if name in cut else values).mean(axis=(0, *range(2, values.ndim)))
@@ -65,6 +66,24 @@ def test_every_channel_has_floats_mean_again(
     print(f"mean distance of a channel's mean: {np.mean(off[0]):.4f}, corrected {np.mean(off[1]):.4f}")
     assert np.mean(off[1]) < 0.1 * np.mean(off[0])
     assert all(now <= was + 1e-3 for was, now in zip(*off, strict=True))
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_from_known_values_a_layer_is_what_it_is_from_the_picture(
+    engine: str, eca_bundle: Bundle, inputs: list[Array], tmp_path: Path
+) -> None:
+    for net in by_default(engine, eca_bundle.path / "float.onnx", inputs, tmp_path):
+        names, pictures = net.biased(), [{PICTURE: x} for x in inputs[:4]]
+        whole = list(net.outputs(names, pictures))
+        for place in (1, len(names) // 2, len(names) - 1):
+            needed, last = net.needed(names[place:], [PICTURE, *names[:place]]), names[place]
+            assert needed, "a layer that is computed from nothing"
+            assert PICTURE not in needed, "all that comes before would be computed anew"
+            known = [{name: values[name] for name in needed} for values in whole]
+            for found, wanted in zip(net.outputs([last], known), whole, strict=True):
+                np.testing.assert_allclose(found[last], wanted[last], atol=1e-4)
+        for found, wanted in zip(net.outputs(names, pictures), whole, strict=True):
+            assert all(np.array_equal(found[name], wanted[name]) for name in names), "the net is no longer what it was"
 
 
 def test_a_bias_that_two_layers_share_is_left_alone(eca_bundle: Bundle, inputs: list[Array], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from edgeattn.deploy import heads
 from edgeattn.deploy.calibration import Reader
-from edgeattn.deploy.layers import outputs_onnxruntime
+from edgeattn.deploy.layers import Values, needed_onnxruntime, outputs_onnxruntime
 from edgeattn.deploy.recipes.bias import correct_biases
 from edgeattn.deploy.recipes.plan import DEFAULT_PLAN, Plan, stays_float
 from edgeattn.deploy.rewrite import constants_of, free_answers, users_of
@@ -192,13 +192,19 @@ class OnnxNet:
         lowest, highest = [*after[0].input, "", ""][1:3] if kind == "Clip" else ("", "")
         return float(self._constants.get(lowest, -math.inf)), float(self._constants.get(highest, math.inf))
 
-    def outputs(self, names: Sequence[str], inputs: Sequence[Array]) -> Iterator[dict[str, Array]]:
+    def outputs(self, names: Sequence[str], known: Sequence[Values]) -> Iterator[dict[str, Array]]:
         """As `bias.Net.outputs`."""
-        return outputs_onnxruntime(self._model, names, inputs)
+        return outputs_onnxruntime(self._model, names, known)
 
-    def move(self, name: str, by: NDArray[np.float64]) -> None:
+    def needed(self, names: Sequence[str], known: Collection[str]) -> list[str]:
+        """As `bias.Net.needed`."""
+        return needed_onnxruntime(self._model, names, known)
+
+    def move(self, name: str, by: NDArray[np.float64]) -> Array:
         """As `bias.Net.move`; integers by whole steps."""
         bias, scale = self._biases[name]
         now = numpy_helper.to_array(bias)
-        wanted = now + (by if scale is None else np.round(by / scale.astype(np.float64)))
-        bias.CopyFrom(numpy_helper.from_array(wanted.astype(now.dtype), bias.name))
+        step = 1.0 if scale is None else scale.astype(np.float64)
+        steps = by if scale is None else np.round(by / step)
+        bias.CopyFrom(numpy_helper.from_array((now + steps).astype(now.dtype), bias.name))
+        return (steps * step).astype(np.float32)

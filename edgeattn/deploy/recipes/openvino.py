@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.deploy import heads
-from edgeattn.deploy.layers import outputs_openvino
+from edgeattn.deploy.layers import Values, needed_openvino, outputs_openvino
 from edgeattn.deploy.recipes.bias import correct_biases
 from edgeattn.deploy.recipes.plan import DEFAULT_PLAN, Plan, stays_float
 from edgeattn.engines.base import Array
@@ -176,11 +176,15 @@ class OpenvinoNet:
             after = _readers(after[0])
         return low, high
 
-    def outputs(self, names: Sequence[str], inputs: Sequence[Array]) -> Iterator[dict[str, Array]]:
+    def outputs(self, names: Sequence[str], known: Sequence[Values]) -> Iterator[dict[str, Array]]:
         """As `bias.Net.outputs`."""
-        return outputs_openvino(self._model, names, inputs)
+        return outputs_openvino(self._model, names, known)
 
-    def move(self, name: str, by: NDArray[np.float64]) -> None:
+    def needed(self, names: Sequence[str], known: Collection[str]) -> list[str]:
+        """As `bias.Net.needed`."""
+        return needed_openvino(self._model, names, known)
+
+    def move(self, name: str, by: NDArray[np.float64]) -> Array:
         """As `bias.Net.move`."""
         from openvino import opset13
 
@@ -188,6 +192,7 @@ class OpenvinoNet:
         now = port.get_source_output().get_node().get_data()
         moved = (now + by.reshape(now.shape)).astype(now.dtype)
         port.replace_source_output(opset13.constant(moved).output(0))
+        return np.asarray(by, np.float32)
 
 
 def _is_flat(op: Any) -> bool:
