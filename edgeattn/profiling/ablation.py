@@ -146,22 +146,23 @@ def bypass_openvino(model: Any, block: str, known: Collection[str]) -> None:
     Raises:
         BundleError: see `open_without`.
     """
-    ops = model.get_ordered_ops()
     inside: dict[str, Any] = {}
-    for op in ops:
+    hang_on_input = set[str]()
+    for op in model.get_ordered_ops():
         name, part = op.get_friendly_name(), part_of(op.get_friendly_name(), known)
-        nodes = [value.get_node() for value in op.input_values()]
-        live = [node.get_friendly_name() for node in nodes if not _computed_from_constants(node)]
-        follows = part is None and live and op.get_type_name() != "Result" and inside.keys() >= set(live)
+        live = hang_on_input.intersection(value.get_node().get_friendly_name() for value in op.input_values())
+        if live or op.get_type_name() == "Parameter":
+            hang_on_input.add(name)
+        follows = part is None and live and op.get_type_name() != "Result" and inside.keys() >= live
         if part == block or follows:
             inside[name] = op
     entering: dict[str, Any] = {}
     leaving: dict[str, Any] = {}
     for op in inside.values():
         for value in op.input_values():
-            node = value.get_node()
-            if node.get_friendly_name() not in inside and not _computed_from_constants(node):
-                entering[node.get_friendly_name()] = value
+            source = value.get_node().get_friendly_name()
+            if source in hang_on_input and source not in inside:
+                entering[source] = value
         for output in op.outputs():
             readers = [each.get_node() for each in output.get_target_inputs()]
             outside = [each for each in readers if each.get_friendly_name() not in inside]
@@ -200,10 +201,3 @@ def _source(name: str, makes: Mapping[str, Any]) -> str:
 def _is_live(name: str, makes: Mapping[str, Any]) -> bool:
     """Whether a value hangs on the input, and is none of the weights."""
     return name in makes and makes[name].op_type != "Constant" and _source(name, makes) in makes
-
-
-def _computed_from_constants(node: Any) -> bool:
-    """Whether an operator hangs on no input of the model."""
-    if node.get_type_name() == "Parameter":
-        return False
-    return all(_computed_from_constants(value.get_node()) for value in node.input_values())
