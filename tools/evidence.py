@@ -193,7 +193,7 @@ class Arm(NamedTuple):
 
 
 def table(rows: Sequence[dict[str, Any]], prices: dict[str, float]) -> Iterator[dict[str, str]]:
-    """A row for each arm: accuracy with its interval, paired differences, int8, maps, price.
+    """A row for each arm: accuracy with its interval, paired differences, int8, maps, price (int8's time over the plain net's).
 
     Runs are compared with their like alone: on the same data, of the same model, size, length, precision and recipe. An arm
     is compared with both controls taught likewise, and where it has a teacher, with itself taught by the labels.
@@ -253,9 +253,10 @@ def write_tables(file: Path, prices_file: Path | None) -> None:
     """Markdown on the screen, CSV and LaTeX beside the results."""
     prices: dict[str, float] = {}
     if prices_file is not None:
-        for told in json.loads(prices_file.read_text())["mechanisms"]:
-            found = [p["over_none"] for p in told.get("prices", []) if p["engine"] == "openvino" and p.get("over_none")]
-            prices |= {told["name"]: float(found[0])} if found else {}
+        found = json.loads(prices_file.read_text())["prices"]
+        prices = {
+            p["mechanism"]: p["int8_over_none"] for p in found if p["engine"] == "openvino" and p["int8_over_none"]
+        }
     rows = list(table(runs(file), prices))
     if not rows:
         raise SystemExit(f"{file} holds no finished runs; run the grid first")

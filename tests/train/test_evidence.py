@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from edgeattn.profiling.prices import Price, PriceList
 from edgeattn.train import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -109,3 +110,18 @@ def test_the_published_lines_are_read(evidence: Any, tmp_path: Path, capsys: pyt
     assert "| cifar10 | pico | 32 | 15 | bf16 |" in shown
     assert file.with_suffix(".csv").is_file()
     assert r"\begin{tabular}" in file.with_suffix(".tex").read_text()
+
+
+def test_prices_are_those_of_a_measured_list(evidence: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measured = [
+        Price(name, engine, "", 1.0, 1.0, 1.3, over, 1.0, {}, {}, "passed")
+        for name, engine, over in (("none", "openvino", 1.0), ("se", "onnxruntime", 1.66), ("se", "openvino", 1.17))
+    ]
+    prices = tmp_path / "prices.json"
+    prices.write_text(
+        json.dumps({"mechanisms": [{"name": "se"}], "costs": []} | PriceList("box", {}, tuple(measured), 0.0).json())
+    )
+    file = written(tmp_path / "d.jsonl", line("se", 0, 0.8), line("wide", 0, 0.8))
+    evidence.write_tables(file, prices)
+    told = {row.split("|")[7].strip(): row.split("|")[-2].strip() for row in capsys.readouterr().out.splitlines()[2:]}
+    assert told == {"se": "1.17", "wide": "-"}
