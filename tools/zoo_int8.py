@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=6_000, help="cards that each learns from (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=0.008)
     parser.add_argument(
-        "--minutes", type=float, default=4.0, help="on the ladder, of each that does not pass (default: %(default)s)"
+        "--minutes", type=float, default=5.0, help="on the ladder, of each that does not pass (default: %(default)s)"
     )
     options = parser.parse_args()
     names = options.only.split(",") if options.only else [name for name in ATTENTIONS if name not in EMPTY]
