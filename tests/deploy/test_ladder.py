@@ -66,7 +66,7 @@ def test_blocks_that_are_off_get_float_attention_and_the_second_climb_remembers(
     assert pulls == sorted(pulls, reverse=True)
     best = kept[-1]
     assert set(best.plan.rungs.values()) <= {"attention", "block"}
-    assert len(best.plan.rungs) >= 6
+    assert set(best.plan.rungs) == {ladder.in_graph(block) for block in best.off}, "all are off"
     artefact, files = made["onnxruntime"]
     assert artefact.recipe["blocks"] == dict(best.plan.rungs)
     touched = quantized_paths(Path(str(files["int8.onnx"])))
@@ -93,15 +93,15 @@ def test_blocks_that_are_off_get_float_attention_and_the_second_climb_remembers(
 
 
 def test_one_block_that_is_off_is_repaired_and_no_other(
-    eca_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pico_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bound on the divergence that all blocks but one keep: what counts is the worst, not most of them."""
     monkeypatch.setattr(Ladder, "entrance", lambda *_: ())  # with the first layers in float another one is off
     loose = Bounds(loss=0.5, map_js=1.0, rank=-1e6)  # of the ranks nothing is asked
-    first = a_ladder(eca_bundle, tmp_path / "first", loose).attempt("onnxruntime", Plan(), "branch float")
+    first = a_ladder(pico_bundle, tmp_path / "first", loose).attempt("onnxruntime", Plan(), "branch float")
     worst, second = sorted(first.off, key=lambda block: -first.off[block])[:2]
     between = replace(loose, map_js=(first.off[worst] * first.off[second]) ** 0.5)
-    ladder = a_ladder(eca_bundle, tmp_path / "second", between)
+    ladder = a_ladder(pico_bundle, tmp_path / "second", between)
     step = ladder.attempt("onnxruntime", Plan(), "branch float")
     assert [block for block in step.off if step.off[block] > 1.0] == [worst]
     assert step.excess == pytest.approx(step.off[worst])
@@ -178,7 +178,7 @@ def test_every_rung_of_openvino_makes_another_file(eca_bundle: Bundle, tmp_path:
 
 def test_what_each_rung_keeps_in_float(eca_bundle: Bundle) -> None:
     model = onnx.load(eca_bundle.file(eca_bundle.artefact("onnxruntime", "float")))
-    block = "backbone.stages.2.3"
+    block = "backbone.stages.2.1"
     of_block = {node.name for node in model.graph.node if f"{path_of(node.name)}.".startswith(f"{block}.")}
     of_attention = {name for name in of_block if f"{block}.attention" in name}
     kept = {

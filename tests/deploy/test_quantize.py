@@ -11,6 +11,7 @@ import discs
 import numpy as np
 import onnx
 import pytest
+import small
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeattn.bundle import Bundle, load
@@ -35,12 +36,13 @@ CALIBRATION = [picture for picture, _ in discs.pictures(16, seed=1)]
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A trained pico with squeeze-and-excitation, in float."""
+    """A small trained net with squeeze-and-excitation, in float."""
     root = tmp_path_factory.mktemp("quantize")
     recipe = Recipe(
         str(discs.write(root / "photos", 24)), attention="se", imgsz=32, epochs=30, lr=0.01, batch_size=16, workers=0
     )
-    trained = train(recipe, root / "run", progress=False)
+    with small.five_blocks():
+        trained = train(recipe, root / "run", progress=False)
     pictures = [picture for picture, _ in discs.pictures(16, seed=2)]
     return export(trained.model, root / "discs", labels=trained.labels, imgsz=32, pictures=pictures, mechanism="se")
 
@@ -113,16 +115,16 @@ def test_the_gates_branch_stays_float_and_the_rest_is_int8(bundle: Bundle, tmp_p
     graph = onnx.load(made.bundle.path / "int8.onnx").graph
     dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     weighted = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
-    small = [node for node in weighted if ".attention." in node.input[1]]
-    assert len(small) == 24
-    assert not any(node.input[1] in dequantized for node in small), "too small to gain by int8"
-    rest = [node for node in weighted if node not in small]
-    assert len(rest) >= 40
+    gating = [node for node in weighted if ".attention." in node.input[1]]
+    assert len(gating) == 2 * small.BLOCKS
+    assert not any(node.input[1] in dequantized for node in gating), "too small to gain by int8"
+    rest = [node for node in weighted if node not in gating]
+    assert len(rest) == 3 * small.BLOCKS + 8, "those of the blocks, of the stem, between the stages, the head"
     stem, *rest = rest
     assert stem.input[1] not in dequantized, "quicker in float"
     assert all(node.input[0] in dequantized and node.input[1] in dequantized for node in rest)
     floats = Counter(node.op_type for node in graph.node if node.op_type in ("Sigmoid", "Mul"))
-    assert floats["Sigmoid"] == 12
+    assert floats["Sigmoid"] == small.BLOCKS
     gates = [node for node in graph.node if node.op_type == "Sigmoid"]
     assert not any(
         node.output[0] in {n for q in graph.node if q.op_type == "QuantizeLinear" for n in q.input} for node in gates
@@ -231,7 +233,8 @@ def test_a_colder_set_is_no_swapped_one() -> None:
 
 @pytest.mark.parametrize("attention", ["none", "eca", "cbam", "coord"])
 def test_every_attention_gets_int8(attention: str, tmp_path: Path) -> None:
-    model = build_model("pico", 3, attention=attention, imgsz=32).eval()
+    with small.five_blocks():
+        model = build_model("pico", 3, attention=attention, imgsz=32).eval()
     labels = ("a", "b", "c")
     exported = export(model, tmp_path / "m", labels=labels, imgsz=32, pictures=CALIBRATION[:4], mechanism=attention)
     made = quantize(exported, CALIBRATION, discs.pictures(2))

@@ -83,7 +83,10 @@ def test_a_row_is_a_file_with_that_layer_in_float(
 
 
 def test_without_time_there_are_errors_and_no_figures(eca_bundle: Bundle, tmp_path: Path) -> None:
+    ladder = a_ladder(eca_bundle, tmp_path / "s")
     with progress_bar(False) as bar:
-        found = sensitivity(a_ladder(eca_bundle, tmp_path / "s"), "onnxruntime", Plan(), 0.0, bar)
-    assert len(found.rows) > 40
+        found = sensitivity(ladder, "onnxruntime", Plan(), 0.0, bar)
+    names = {row.name for row in found.rows}
+    assert len(found.rows) == len(names)
+    assert names == set(ladder.blocks) | quantized_layers(ladder.files("onnxruntime", Plan())[1])
     assert all(set(found.saved(row).values()) == {None} for row in found.rows)
