@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import small
 import torch
 from torch import Tensor, nn
 
@@ -114,7 +115,8 @@ def test_bundles_for_the_price_list(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("attentions", "--build", tmp_path, "--only", "se", "--model", "pico", "--imgsz", "32")
-    code, printed, err = typed(capsys, monkeypatch, *words)
+    with small.five_blocks():
+        code, printed, err = typed(capsys, monkeypatch, *words)
     assert (code, err) == (0, "")
     assert f"edgeattn profile {tmp_path}" in printed
     bundles = {name: load(tmp_path / f"{name}.edgeattn") for name in ("none", "se")}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import small
 import squares
 from test_verbs import typed
 
@@ -25,6 +26,13 @@ from edgeattn.workflow import making
 
 COLOURS = {"red": (60, 60, 220), "blue": (220, 90, 40)}
 QUICK = ("--imgsz", "64", "--set", "workers=0", "--set", "batch_size=8", "--attention", "se")
+
+
+@pytest.fixture
+def small_nets() -> Iterator[None]:
+    """Picos of five blocks."""
+    with small.five_blocks():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +61,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.usefixtures("small_nets")
 @pytest.mark.parametrize(
     "told_by", [("detect", "mAP50", "detections"), ("segment", "mIoU", "regions")], ids=lambda t: t[0]
 )
@@ -90,6 +99,7 @@ def test_from_outlines_to_a_run(
     assert all(key in line for line in told)
 
 
+@pytest.mark.usefixtures("small_nets")
 @pytest.mark.parametrize(
     ("task", "written"), [("detect", squares.folder), ("segment", squares.masks)], ids=["boxes", "masks"]
 )
