@@ -57,8 +57,8 @@ def needed_onnxruntime(model: onnx.ModelProto, names: Sequence[str], known: Coll
 
 
 def _places_onnx(model: onnx.ModelProto) -> dict[str, str]:
-    """Each layer's value."""
-    return {PICTURE: model.graph.input[0].name} | {node.name: node.output[0] for node in model.graph.node}
+    """Each layer's value; nodes may have no name."""
+    return {node.name: node.output[0] for node in model.graph.node} | {PICTURE: model.graph.input[0].name}
 
 
 def _leading_to_onnx(

@@ -86,6 +86,18 @@ def test_from_known_values_a_layer_is_what_it_is_from_the_picture(
             assert all(np.array_equal(found[name], wanted[name]) for name in names), "the net is no longer what it was"
 
 
+def test_nodes_may_have_no_name(eca_bundle: Bundle, inputs: list[Array]) -> None:
+    model, known = onnx.load(eca_bundle.path / "float.onnx"), [{PICTURE: inputs[0]}]
+    names = OnnxNet(model).biased()
+    (wanted,) = OnnxNet(model).outputs(names, known)
+    for node in model.graph.node:
+        if node.name not in names:
+            node.name = ""
+    (found,) = OnnxNet(model).outputs(names, known)
+    assert OnnxNet(model).needed(names, [PICTURE]) == [PICTURE]
+    assert all(np.array_equal(found[name], wanted[name]) for name in names)
+
+
 def test_a_bias_that_two_layers_share_is_left_alone(eca_bundle: Bundle, inputs: list[Array], tmp_path: Path) -> None:
     source, target = eca_bundle.path / "float.onnx", tmp_path / "int8.onnx"
     quantize_onnxruntime(source, target, inputs)
