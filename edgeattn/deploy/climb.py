@@ -10,8 +10,9 @@
     attention float     the whole attention of the blocks that are off
     block float         these blocks as a whole
     QAT                 the weights fine-tuned with the rounding in the way
-What does not bring a try nearer to its bounds is not kept; the climb ends when the bounds are kept, or the time is up. Then
-branches and blocks are taken back to int8, the mildest first, as long as the bounds are still kept and it pays in time.
+What does not bring a try nearer to its bounds is not kept; the climb ends when the bounds are kept and the maps' gates are sure
+of it, or the time is up. Then branches and blocks are taken back to int8, the mildest first, as long as that is as sure and pays
+in time. Fine-tuning is for bounds that are not kept.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import onnx
 from rich.progress import Progress
 
-from edgeattn.deploy.ladder import Ladder, Made, Step
+from edgeattn.deploy.ladder import SURE, Ladder, Made, Step
 from edgeattn.deploy.recipes.plan import RUNGS, Plan
 from edgeattn.timing.bar import progress_bar
 
@@ -87,7 +88,11 @@ class _Climb:
         try:
             if self.ladder.blocks:  # without them it is the same file
                 whole = self._try("all int8", replace(self.ladder.start, others="int8"))
-                if whole.is_inside and (not self.best.is_inside or whole.time_ratio <= TIE * self.best.time_ratio):
+                better, as_good = (
+                    whole.standing > self.best.standing,
+                    whole.is_inside and whole.standing == self.best.standing,
+                )
+                if better or (as_good and whole.time_ratio <= TIE * self.best.time_ratio):
                     self._keep(whole)
             self._enter()
             self._come_nearer("full bias", bias="full")
@@ -137,7 +142,7 @@ class _Climb:
         return step.verdict == "passed" if self.best.verdict == "passed" else step.pull <= self.best.pull
 
     def _up(self) -> None:
-        """Rung by rung, until the bounds are kept."""
+        """Rung by rung, until the bounds are kept for sure."""
         if self.engine == "openvino":
             for alpha in ALPHAS:
                 self._climb_to(f"SmoothQuant {alpha}", smooth=alpha)
@@ -147,7 +152,7 @@ class _Climb:
         # Those that are off; where that does not do, or the answers are off, the worse half of the blocks: what reaches a map
         # is rounded before it, too.
         for half, rung in itertools.product((False, True), ("attention", "block")):
-            if self.best.is_inside:
+            if self.best.standing == SURE:
                 return
             worst = sorted(self.best.off, key=lambda block: -self.best.off[block])
             count = sum(off > 1.0 for off in self.best.off.values())
@@ -159,9 +164,10 @@ class _Climb:
             self._climb_to(f"{rung} float", lower, rungs=rungs)
 
     def _climb_to(self, rung: str, blocks: Sequence[str] = (), **changes: Any) -> None:
-        """Try a change of the best plan, where it is needed and is one."""
+        """Try a change of the best plan, where it is needed and new."""
         plan = replace(self.best.plan, **changes)
-        if not self.best.is_inside and plan != self.best.plan:
+        tried = [step.plan for step in self.ladder.steps if (step.engine, step.tuned) == (self.engine, self.tuned)]
+        if self.best.standing < SURE and plan not in tried:
             self._keep_better(self._try(rung, plan, blocks))
 
     def _down(self) -> None:
@@ -170,8 +176,7 @@ class _Climb:
             kept = tuple(layer for layer in self.best.plan.layers if layer not in layers)
             if self.best.is_inside and len(kept) < len(self.best.plan.layers):
                 back = self._try("taken back", replace(self.best.plan, layers=kept), [name])
-                if back.is_inside and back.time_ratio <= self.best.time_ratio:
-                    self._keep(back)
+                self._keep_quicker(back)
         off = next(step.off for step in self.ladder.steps if step.engine == self.engine)
         for block in sorted(off, key=lambda name: off[name]):
             path = self.ladder.in_graph(block)
@@ -179,8 +184,7 @@ class _Climb:
                 continue
             rungs = {at: rung for at, rung in self.best.plan.rungs.items() if at != path}
             back = self._try("taken back", replace(self.best.plan, rungs=rungs), [block])
-            if back.is_inside and back.time_ratio <= self.best.time_ratio:
-                self._keep(back)
+            self._keep_quicker(back)
 
     def _try(self, rung: str, plan: Plan, blocks: Sequence[str] = (), *, in_any_case: bool = False) -> Step:
         """Measure one more; the first try needs no time left."""
@@ -193,8 +197,14 @@ class _Climb:
         return step
 
     def _keep_better(self, step: Step) -> None:
-        """Go on from a step that is worth it: inside where the best is not, or nearer to the bounds."""
-        if (step.is_inside and not self.best.is_inside) or step.pull <= GAIN * self.best.pull:
+        """Go on from a step that is worth it: of a better standing, or of the same and nearer to float."""
+        nearer = step.standing == self.best.standing and step.pull <= GAIN * self.best.pull
+        if nearer or step.standing > self.best.standing:
+            self._keep(step)
+
+    def _keep_quicker(self, step: Step) -> None:
+        """Go on from a step that takes no more time and stands as well."""
+        if step.standing >= self.best.standing and step.time_ratio <= self.best.time_ratio:
             self._keep(step)
 
     def _keep(self, step: Step) -> Step:
@@ -204,4 +214,5 @@ class _Climb:
 
 
 def _said(step: Step) -> str:
-    return f"{step.rung}: {ENOUGH if step.is_inside else f'{step.excess:.1f} times its bounds'}"
+    sure = ", of the maps it is not sure" if step.is_doubtful else ""
+    return f"{step.rung}: {ENOUGH + sure if step.is_inside else f'{step.excess:.1f} times its bounds'}"

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ _TOLD: dict[Task, Callable[[Any], Any]] = {
 """Truths as plain values."""
 
 
+SURE = 2
+"""The standing of a try that needs no other."""
 TINY = 1e-9
 """Stands for a bound of zero, as of a figure of which float has nothing."""
 
@@ -85,6 +87,8 @@ class Step:
     """By block: how far its map is off over its bound."""
     verdict: str = "failed"
     """The worst verdict of its gates."""
+    is_doubtful: bool = False
+    """Whether a gate of its maps cannot tell, which smaller errors may mend; the answers' gate wants more pictures."""
     figure: float = 0.0
     """By what its task is judged: top-1, mAP50 or mIoU."""
     key: str = "top1"
@@ -110,6 +114,11 @@ class Step:
     def is_inside(self) -> bool:
         """Whether all figures keep their bounds; whether that is proven, `verdict` tells."""
         return self.excess <= 1.0
+
+    @property
+    def standing(self) -> int:
+        """0: a figure is off its bound; 1: all are inside, of the maps it is not sure; 2: `SURE`."""
+        return 0 if not self.is_inside else SURE - self.is_doubtful
 
     def json(self) -> dict[str, Any]:
         """As other programs read it: what there is no figure for is null, since JSON knows no infinity."""
@@ -267,6 +276,7 @@ class Ladder:
             loss=math.inf if broken else answers,
             off=off,
             verdict=int8.verdict,
+            is_doubtful=any(int8.gates.get(name, {}).get("verdict") == "cannot tell" for name in ("maps", "ranks")),
             figure=int8.figure or 0.0,
             key=report.measured.key,
             agreement=int8.agreement or 0.0,
@@ -306,6 +316,7 @@ class Ladder:
             "threads": default_threads(),
             "plan": asdict(plan),
             "bounds": asdict(self.bounds),
+            "measured": [each.name for each in fields(Step)],
             "recipes": [
                 ATTENTION_ORT,
                 ATTENTION_OV,

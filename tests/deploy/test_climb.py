@@ -35,6 +35,8 @@ class Told:
         self.firsts: tuple[str, ...] = ()
         self.off = {"a": 2.0}
         self.told: dict[str, tuple[float, float, str]] = {}
+        self.inside: dict[str, bool] = {}
+        """By rung: whether it is sure of the maps; the others are outside their bounds."""
         self.steps, self.notes, self.is_tuned = list[Step](), list[str](), False
 
     def attempt(self, engine: str, plan: Plan, rung: str, blocks: Sequence[str] = (), *, tuned: bool = False) -> Step:
@@ -42,6 +44,8 @@ class Told:
         pull = 3.0 - 0.1 * len(self.steps)
         ratio, agreement, verdict = self.told.get(rung, (0.5, 0.98, "passed"))
         step = Step(engine, rung, tuple(blocks), plan, tuned, excess=2.0, pull=pull, off=self.off, verdict=verdict)
+        if rung in self.inside:
+            step = replace(step, excess=0.9, is_doubtful=not self.inside[rung])
         self.steps.append(replace(step, time_ratio=ratio, agreement=agreement))
         return self.steps[-1]
 
@@ -161,3 +165,40 @@ def test_where_the_blocks_that_are_off_do_not_do_the_worse_half_is_tried(clock: 
         ("attention float", ("a",)), ("block float", ("a",)), ("attention float", ("c",)), ("block float", ("c",)),
     ]  # fmt: skip
     assert best.plan.rungs == {"a": "block", "c": "block"}  # type: ignore[attr-defined]
+
+
+def test_where_the_figures_are_inside_and_the_maps_not_sure_it_goes_on_until_they_are(clock: Clock) -> None:
+    """And nothing is taken back or fine-tuned for it."""
+    ladder, asked = Told(clock), list[int]()
+    ladder.off = {"a": 0.9, "b": 0.3, "c": 0.5}
+    ladder.inside = {"branch float": False, "all int8": False, "full bias": False, "attention float": True}
+    best = climb(ladder, 1.0, lambda: asked.append(1))["onnxruntime"]  # type: ignore[arg-type, return-value]
+    assert [(step.rung, step.blocks) for step in ladder.steps[3:]] == [
+        ("attention float", ("a", "c")), ("taken back", ("c",)), ("taken back", ("a",)),
+    ]  # fmt: skip
+    assert best.plan.rungs == {"a": "attention", "c": "attention"}  # type: ignore[attr-defined]
+    assert asked == []
+
+
+def test_where_the_maps_are_sure_nothing_more_is_tried(clock: Clock) -> None:
+    ladder = Told(clock)
+    ladder.inside = dict.fromkeys(("branch float", "all int8", "full bias"), True)
+    climb(ladder, 1.0)  # type: ignore[arg-type]
+    assert rungs(ladder) == ["branch float", "all int8", "full bias"]
+
+
+def test_what_does_not_make_the_maps_sure_is_taken_back_where_that_is_as_quick(clock: Clock) -> None:
+    ladder = Told(clock)
+    names = ("branch float", "all int8", "full bias", "attention float", "block float", "taken back")
+    ladder.inside = dict.fromkeys(names, False)
+    best = climb(ladder, 1.0)["onnxruntime"]  # type: ignore[arg-type]
+    assert rungs(ladder) == list(names)
+    assert best.plan.rungs == {}  # type: ignore[attr-defined]
+
+
+def test_all_integers_are_not_taken_for_their_speed_where_they_are_less_sure(clock: Clock) -> None:
+    ladder = Told(clock)
+    ladder.told = {"all int8": (0.3, 0.98, "cannot tell")}
+    ladder.inside = {"branch float": True, "all int8": False, "full bias": True}
+    best = climb(ladder, 1.0)["onnxruntime"]  # type: ignore[arg-type]
+    assert best.plan.others == Plan().others  # type: ignore[attr-defined]
