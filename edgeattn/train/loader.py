@@ -229,7 +229,7 @@ class _Epoch(Dataset[Batch]):
         finally:
             cv2.setNumThreads(threads)
         return Batch(
-            torch.from_numpy(np.stack([cv2.cvtColor(view.picture, cv2.COLOR_BGR2RGB) for view in views])),
+            torch.from_numpy(_rgb([view.picture for view in views])),
             self.stack([view.truth for view in views]),
             torch.from_numpy(np.stack([_small(view) for view in views])),
             torch.tensor([index + self._shown(epoch) * len(self) for epoch, index in keys]),
@@ -242,6 +242,14 @@ class _Epoch(Dataset[Batch]):
     def _shown(self, epoch: int) -> int:
         """Which of the kept views of a picture this epoch shows."""
         return epoch % self.kept if self.kept else 0
+
+
+def _rgb(pictures: Sequence[Picture]) -> NDArray[np.uint8]:
+    """Pictures of one size as (B, H, W, 3) RGB, each written to its place: stacked afterwards it takes ten times as long."""
+    batch_BHW3 = np.empty((len(pictures), *pictures[0].shape), np.uint8)
+    for picture, place in zip(pictures, batch_BHW3, strict=True):
+        cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=place)
+    return batch_BHW3
 
 
 def _as_it_is(batch: Any) -> Any:
