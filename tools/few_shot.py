@@ -81,7 +81,8 @@ def main() -> None:
     )  # fmt: skip
     teacher = options.runs / "teacher"
     if options.teach != "labels":
-        wanted = replace(workflow.teacher_recipe(base), epochs=60, lr=0.0016, augment=MILD)
+        # Smoothed labels would wipe out what it knows of the other classes (Mueller et al. 2019, arXiv:1906.02629).
+        wanted = replace(workflow.teacher_recipe(base), epochs=60, lr=0.0016, label_smoothing=0.0, augment=MILD)
         known, _, unknown = draw_people(options.root, 0, 0)
         data = open_people(options.root, wanted, known, unknown)
         with taken(teacher, wait=True):
