@@ -18,7 +18,6 @@ import csv
 import fcntl
 import functools
 import json
-import math
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -52,6 +51,8 @@ GRID = Recipe("", imgsz=32, batch_size=128, lr=0.004, label_smoothing=0.1, mixup
 CONTROLS = ("none", "wide")
 OWN = ("data", "model", "attention", "equal_cost_to", "imgsz", "teacher", "distill", "epochs", "precision", "seed")
 """Fields of a recipe that a line names by themselves, or that follow from those."""
+FEWEST = 3
+"""Runs that an interval is told of: two that happen to agree would have one of no width."""
 HARMLESS = ("workers", "compile")
 """Fields that change how long a run takes."""
 
@@ -210,13 +211,14 @@ def table(rows: Sequence[dict[str, Any]], prices: dict[str, float]) -> Iterator[
         for arm in sorted(by, key=lambda arm: (arm.attention not in CONTROLS, arm)):
             runs = list(by[arm].values())
             mean, half = paired_interval(np.array([100 * r["test_top1"] for r in runs]))
+            told = f"{mean:.2f} ± {half:.2f}" if len(runs) >= FEWEST else f"{mean:.2f}"
             row = dict(
                 zip(("dataset", "model", "imgsz", "epochs", "precision", "recipe"), map(str, group), strict=True)
             )
             row |= {
                 "attention": arm.attention,
                 "taught by": arm.teach if arm.teacher == "none" else f"{arm.teach} of {arm.teacher}",
-                "n": str(len(runs)), "test top-1 %": _with(mean, half),
+                "n": str(len(runs)), "test top-1 %": told,
             }  # fmt: skip
             row |= {name: gains.get(arm, "-") for name, gains in against.items()}
             for engine in ("onnxruntime", "openvino"):
@@ -235,7 +237,7 @@ def _paired(by: dict[Arm, dict[int, dict[str, Any]]], **other: str) -> dict[Arm,
     for arm, runs in by.items():
         base = by.get(arm._replace(**other), {})
         shared = sorted(runs.keys() & base.keys())
-        if base is not runs and len(shared) >= 2:
+        if base is not runs and len(shared) >= FEWEST:
             gains[arm] = np.array([100 * (runs[s]["test_top1"] - base[s]["test_top1"]) for s in shared])
     corrected = holm([paired_p(gain) for gain in gains.values()])
     told = {}
@@ -243,10 +245,6 @@ def _paired(by: dict[Arm, dict[int, dict[str, Any]]], **other: str) -> dict[Arm,
         mean, half = paired_interval(gain)
         told[arm] = f"{mean:+.2f} ± {half:.2f} (n {len(gain)}, p {p:.3f})"
     return told
-
-
-def _with(mean: float, half: float) -> str:
-    return f"{mean:.2f} ± {half:.2f}" if math.isfinite(half) else f"{mean:.2f}"
 
 
 def write_tables(file: Path, prices_file: Path | None) -> None:
